@@ -1,0 +1,1 @@
+"""What is read: records from files, rows of tokens, and probes that share nothing."""

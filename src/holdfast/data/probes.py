@@ -1,0 +1,81 @@
+"""Probes: the rows on which it is measured what a model kept or learnt, in parts that share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from holdfast._errors import BadInput
+from holdfast.base import Base
+from holdfast.data.formats import Record, Text, read
+from holdfast.data.rows import Row, Rows, rows
+from holdfast.data.rows import digest as rows_digest
+from holdfast.data.sampling import self_generated
+from holdfast.data.splitting import documents, split
+from holdfast.data.store import Folder
+
+SELF = "self"
+"""The name of the text that the base makes up itself."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Rows of one text that measure a model; `source` says in words where they come from, `digest` which they are."""
+
+    name: str
+    rows: Rows = field(repr=False)
+    source: str
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise BadInput(f"The probe {self.name!r} has no rows. Give more text, or shorter rows.")
+        object.__setattr__(self, "digest", self.digest or rows_digest(self.rows))
+
+
+def probes(
+    source: str,
+    base: Base,
+    shares: Mapping[str, float],
+    *,
+    length: int = 128,
+    n: int = 1024,
+    seed: int = 0,
+    window: int = 13,
+    dataset_split: str = "train",
+    mapping: Mapping[str, str] | None = None,
+    cache: Folder = None,
+) -> dict[str, Probe]:
+    """A text in named parts, such as control, audit and replay, that share no document, row or 13-word window.
+
+    `source` is `self` (then `n` rows are sampled from the base, over all parts) or anything that `read` reads; what is
+    split there are whole documents (see `documents` and `split`), then made into rows of `length` tokens, each document
+    for itself (a separator would be ours, not the text's) and with an overlap of an eighth as context. `window` counts
+    words. Task files give rows with loss on the answer.
+    """
+    if source == SELF:
+        options = {"n": n, "length": length, "seed": seed}
+        drawn = self_generated(base.model, base.tokenizer, **options, cache=cache, digest=base.digest)
+        parts: dict[str, list[Row]] = split(drawn, shares, seed)
+        origin = f"sampled from the base model {base.name}, seed {seed}"
+        return {part: Probe(source, made, f"{origin}, part {part!r}") for part, made in parts.items()}
+    records = _pieces(read(source, split=dataset_split, mapping=mapping), len(shares))
+    dealt = split(records, shares, seed, window=window)
+    return {
+        part: Probe(
+            source,
+            rows(chosen, base.tokenizer, length=length, pack=False, overlap=length // 8),
+            f"{source}, part {part!r}: {len(chosen)} of {len(records)} documents, seed {seed}",
+        )
+        for part, chosen in dealt.items()
+    }
+
+
+def _pieces(records: Sequence[Record], parts: int) -> list[Record]:
+    """The records, or, where they are too few to be dealt out, their texts in blocks."""
+    enough = 10 * parts
+    if len(records) >= enough:
+        return list(records)
+    size = min(3000, max(1, sum(len(r.text) for r in records if isinstance(r, Text)) // (2 * enough)))
+    cut = ([Text(block) for block in documents(r.text, size=size)] if isinstance(r, Text) else [r] for r in records)
+    return [piece for pieces in cut for piece in pieces]

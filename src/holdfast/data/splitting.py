@@ -1,0 +1,160 @@
+"""Parts of a text that share nothing: control, audit, replay and training never see one another's words."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar, cast
+
+from holdfast._errors import BadInput
+from holdfast.data.formats import Chat, Completion, Record, Text
+from holdfast.data.rows import Row
+
+Item = TypeVar("Item", str, Record, Row)
+
+PARAGRAPHS = re.compile(r"\n[ \t]*\n\s*")
+OPENING = re.compile(r"(Once upon a time|Chapter|CHAPTER|ACT |#+ )")
+"""How a paragraph begins that opens a story or a chapter."""
+
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+"""A word; Chinese and Japanese characters stand for themselves."""
+
+Window = tuple[str, ...]
+
+
+def documents(text: str, *, size: int = 3000) -> list[str]:
+    """A long text in contiguous blocks of about `size` characters, several stories or scenes each.
+
+    Plain files seldom say where a story ends. A block therefore ends, once it has `size` characters, before the next
+    paragraph that opens something (`OPENING`), so that no recognised story lies in two blocks; where none comes
+    within four times the size, at a blank line. Paragraphs are never cut.
+    """
+    blocks: list[list[str]] = [[]]
+    filled = 0
+    for paragraph in PARAGRAPHS.split(text.strip()):
+        if filled >= 4 * size or (filled >= size and OPENING.match(paragraph)):
+            blocks.append([])
+            filled = 0
+        blocks[-1].append(paragraph)
+        filled += len(paragraph)
+    return ["\n\n".join(block) for block in blocks if any(block)]
+
+
+def split(
+    items: Sequence[Item], shares: Mapping[str, float], seed: int = 0, *, window: int = 13
+) -> dict[str, list[Item]]:
+    """Whole documents (strings or records) or rows, dealt out to named parts that do not overlap.
+
+    `shares` maps each part to its share of the volume (words, or tokens of rows); what they leave below 1 goes to
+    nobody. The documents are shuffled by `seed`, and each goes to the part that still lacks most. Then, part by part
+    in the order of `shares`, what an earlier part holds is taken out of the later one: of running text each paragraph
+    that touches a window of `window` words (13, as in Brown et al. 2020, arXiv:2005.14165, appendix C) found there;
+    of prompts, chats and rows each that is the same but for case, blanks and punctuation. Tasks are made from
+    templates and rows from one model, so shared windows do not make those the same. Near-identical rows are dropped
+    first (`distinct`). So a part that must stay whole is named first.
+
+    Raises BadInput for shares that are not positive or exceed 1, and where a part would be left empty.
+    """
+    if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
+        raise BadInput(f"Shares are positive and sum to at most 1, not {dict(shares)}.")
+    items = cast(Sequence[Item], distinct(cast(Sequence[Row], items))) if _are_rows(items) else items
+    parts = _dealt(items, shares, seed)
+    seen: set[Window] = set()
+    for name, part in parts.items():
+        parts[name] = [kept for item in part for kept in _without(item, seen, window)]
+        if not parts[name]:
+            raise BadInput(
+                f"Of {len(items)} documents nothing is left for the part {name!r} of {', '.join(shares)}. "
+                "Give more text, or fewer parts."
+            )
+        seen.update(mark for item in parts[name] for mark in _marks(item, window))
+    return parts
+
+
+def distinct(rows: Sequence[Row], *, window: int = 13, share: float = 0.5) -> list[Row]:
+    """Rows without the near-identical: dropped where more than `share` of a row's windows stood in an earlier one."""
+    return [rows[i] for i in fresh([row["input_ids"] for row in rows], window=window, share=share)]
+
+
+def fresh(rows: Sequence[Sequence[int]], *, window: int = 13, share: float = 0.5) -> list[int]:
+    """Which rows of tokens `distinct` keeps."""
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for i, ids in enumerate(rows):
+        windows = {tuple(ids[at : at + window]) for at in range(max(len(ids) - window, 0) + 1)}
+        if len(windows & seen) <= share * len(windows):
+            kept.append(i)
+        seen |= windows
+    return kept
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return WORD.findall(text.lower())
+
+
+def _dealt(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> dict[str, list[Item]]:
+    order = list(items)
+    random.Random(seed).shuffle(order)
+    volumes = [_volume(item) for item in order]
+    whole = sum(volumes)
+    lacking: dict[str | None, float] = {name: share * whole for name, share in shares.items()}
+    lacking[None] = (1 - sum(shares.values())) * whole
+    parts: dict[str | None, list[Item]] = {name: [] for name in lacking}
+    for item, volume in zip(order, volumes, strict=True):
+        name = max(lacking, key=lambda part: lacking[part])
+        parts[name].append(item)
+        lacking[name] -= volume
+    return {name: part for name, part in parts.items() if name is not None}
+
+
+def _are_rows(items: Sequence[object]) -> bool:
+    return bool(items) and isinstance(items[0], dict)
+
+
+def _volume(item: str | Record | Row) -> int:
+    return len(item["input_ids"]) if isinstance(item, dict) else len(words(_content(item)))
+
+
+def _content(item: str | Record) -> str:
+    if isinstance(item, Completion):
+        return f"{item.prompt} {item.completion}"
+    if isinstance(item, Chat):
+        return "\n".join(str(message["content"]) for message in item.messages)
+    return item.text if isinstance(item, Text) else item
+
+
+def _marks(item: str | Record | Row, window: int) -> Iterable[Window]:
+    """What another part must not hold: the windows of running text, the whole of anything else."""
+    if isinstance(item, dict):
+        return [tuple(map(str, item["input_ids"]))]
+    found = words(_content(item))
+    return _windows(found, window) if isinstance(item, str | Text) else [tuple(found)]
+
+
+def _windows(sequence: Sequence[str], size: int) -> list[Window]:
+    return [tuple(sequence[i : i + size]) for i in range(len(sequence) - size + 1)]
+
+
+def _without(item: Item, seen: set[Window], window: int) -> list[Item]:
+    """The item without what was seen; nothing where nothing is left of it."""
+    if isinstance(item, str):
+        left = _cleaned(item, seen, window)
+        return [left] if left else []
+    if isinstance(item, Text):
+        left = _cleaned(item.text, seen, window)
+        return [Text(left)] if left else []
+    return [] if any(mark in seen for mark in _marks(item, window)) else [item]
+
+
+def _cleaned(text: str, seen: set[Window], window: int) -> str:
+    """The paragraphs that touch no seen window; repeated, because taking one out makes new neighbours."""
+    paragraphs = PARAGRAPHS.split(text)
+    while True:
+        owners = [i for i, paragraph in enumerate(paragraphs) for _ in words(paragraph)]
+        found = _windows(words("\n\n".join(paragraphs)), window)
+        touched = {i for at, mark in enumerate(found) if mark in seen for i in owners[at : at + window]}
+        if not touched:
+            return "\n\n".join(paragraphs)
+        paragraphs = [paragraph for i, paragraph in enumerate(paragraphs) if i not in touched]

@@ -1,0 +1,1 @@
+"""What was kept: losses, metrics and the intervals around them."""

@@ -1,0 +1,168 @@
+"""How surprised a model is by rows: the loss of each sequence, and its divergence from a base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from holdfast._errors import BadInput, Unsupported
+from holdfast.data.quiet import quiet
+from holdfast.data.rows import IGNORED, Batch, Row, collate, digest, learnt, length_sorted_batches
+from holdfast.data.store import Folder, Store
+
+LOGITS = 2**28
+"""Most elements of the logits of one batch (1 GiB in float32); batches shrink with the vocabulary."""
+
+CHUNK = 2**24
+"""Most elements that are turned into float32 log-probabilities at once (64 MiB)."""
+
+LogitsOf = Callable[[Batch], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceLosses:
+    """Per sequence the summed loss in nats, `total` float64 [n], over `tokens` int64 [n] tokens."""
+
+    total: Tensor
+    tokens: Tensor
+
+    def __len__(self) -> int:
+        return len(self.total)
+
+    def mean(self) -> float:
+        """Nats per token over all tokens (a long sequence counts for more)."""
+        tokens = int(self.tokens.sum())
+        if not tokens:
+            raise BadInput("There is no token to score: every label of these rows is -100.")
+        return float(self.total.sum()) / tokens
+
+    def perplexity(self) -> float:
+        """exp of `mean`; infinite where that overflows."""
+        mean = self.mean()
+        return math.exp(mean) if mean < 700 else (math.nan if math.isnan(mean) else math.inf)
+
+    def each(self) -> Tensor:
+        """Nats per token of each sequence, float64 [n]; nan where nothing is scored."""
+        return self.total / self.tokens.where(self.tokens > 0, torch.nan)
+
+
+def sequence_losses(
+    model: nn.Module, rows: Sequence[Row], *, pad_id: int = 0, batch_tokens: int = 16384
+) -> SequenceLosses:
+    """The cross-entropy of each row in nats, in the order of `rows`; labels of -100 are left out.
+
+    Batched by length, in evaluation mode, without gradient and without autocast; the mode of every submodule is
+    restored. The batches follow from lengths, `batch_tokens` and vocabulary alone, so a base and what was made of it
+    are scored alike, and figures for any batch size agree to rounding. Raises Unsupported for an encoder-decoder.
+    """
+    return _scored(model, rows, pad_id, batch_tokens, _cross_entropy)
+
+
+def sequence_kl(
+    model: nn.Module, base_logits: LogitsOf, rows: Sequence[Row], *, pad_id: int = 0, batch_tokens: int = 16384
+) -> SequenceLosses:
+    """KL(base || model) in nats, summed over the labelled tokens of each row; `each()` is the mean per sequence.
+
+    `base_logits` takes a batch and returns logits [rows, length, vocabulary], or an output that holds them; it is
+    called in the same quiet state as the model. On rows that the base wrote, this is the expected rise of the loss.
+    """
+
+    def divergence(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:
+        given = base_logits(batch)
+        reference = given if isinstance(given, Tensor) else given.logits
+        return torch.cat([_kl(reference[at].float(), logits[at].float()) for at in _chunks(kept, logits.shape[-1])])
+
+    return _scored(model, rows, pad_id, batch_tokens, divergence)
+
+
+class ScoreCache:
+    """Losses of models on rows, kept per item so that a base is scored once; in memory, and on disk where asked.
+
+    Kept under the digest of the model and of the whole list of rows with the batch size: only the same list is
+    batched the same way, and a base and its descendants have to be. `folder` is as in `Store` (False: memory only).
+
+    >>> cache = ScoreCache()
+    >>> before = cache.losses(base.digest, base.model, probe.rows)   # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Folder = False):
+        self._store = Store("scores", folder)
+        self._held: dict[tuple[str, str, int], SequenceLosses] = {}
+
+    def losses(
+        self, model_digest: str, model: nn.Module, rows: Sequence[Row], *, pad_id: int = 0, batch_tokens: int = 16384
+    ) -> SequenceLosses:
+        """`sequence_losses`, computed only where it is not known; `model_digest` must change with the weights."""
+        name = (model_digest, digest(rows), batch_tokens)
+        if name not in self._held:
+            key = {"version": 1, "model": model_digest, "dtype": str(_dtype(model)), "rows": name[1]}
+            key["batch_tokens"] = batch_tokens
+            found = self._store.load(key, {"total": (len(rows),), "tokens": (len(rows),)})
+            if found is None:
+                fresh = sequence_losses(model, rows, pad_id=pad_id, batch_tokens=batch_tokens)
+                found = {"total": fresh.total, "tokens": fresh.tokens}
+                self._store.save(key, found)
+            self._held[name] = SequenceLosses(**found)
+        return self._held[name]
+
+
+PerToken = Callable[[Batch, Tensor, Tensor], Tensor]
+
+
+def _scored(
+    model: nn.Module, rows: Sequence[Row], pad_id: int, batch_tokens: int, per_token: PerToken
+) -> SequenceLosses:
+    """Sums of a figure per token; `per_token(batch, logits, kept)` gives those of `kept`, bool [rows, length - 1]."""
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise Unsupported("Sequence losses are defined for decoder-only models; this one reads with an encoder.")
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    with quiet(model) as device:
+        for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], _bounded(config, batch_tokens)):
+            batch = {k: v.to(device) for k, v in collate([rows[i] for i in chosen], pad_id).items()}
+            kept = batch["labels"][:, 1:] != IGNORED
+            if bool(kept.any()):
+                figures = per_token(batch, _logits(model, batch), kept).cpu().double()
+                owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
+                total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, and always in the same order
+    return SequenceLosses(total, torch.tensor([learnt(row) for row in rows], dtype=torch.int64))
+
+
+def _bounded(config: Any, batch_tokens: int) -> int:
+    get = getattr(config, "get_text_config", None)
+    vocabulary = getattr(get() if callable(get) else config, "vocab_size", None) or 1
+    return max(1, min(batch_tokens, LOGITS // vocabulary))
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    options = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+    outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **options)
+    logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]
+    return logits
+
+
+def _cross_entropy(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:
+    following = batch["labels"][:, 1:]
+    parts = _chunks(kept, logits.shape[-1])
+    return torch.cat([cross_entropy(logits[at].float(), following[at], reduction="none") for at in parts])
+
+
+def _kl(base: Tensor, model: Tensor) -> Tensor:
+    return kl_div(log_softmax(model, -1), log_softmax(base, -1), reduction="none", log_target=True).sum(-1)
+
+
+def _chunks(kept: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and positions of the kept tokens, a bounded number at a time."""
+    owners, places = kept.nonzero(as_tuple=True)
+    size = max(1, CHUNK // vocabulary)
+    return zip(owners.split(size), places.split(size), strict=True)
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters()), None)

@@ -1,0 +1,140 @@
+"""How pictures are drawn: one calm style, one colour per run, and SVG that takes its colours from its page."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib import font_manager, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, FAINT, GRID, BUDGET, HEAT = "#1b1b1f", "#73737c", "#e1e1e6", "#a8324a", "#eda63a"
+# Okabe and Ito's palette, told apart by colour-blind readers; markers and dashes say the same without any colour.
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (6, 1.6)), (0, (1.6, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+STEPS = "optimiser steps"
+# What stands in the drawing, and the name under which the page's style sheet knows it.
+_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BUDGET: "budget", HEAT: "heat"} | {
+    colour: f"run-{i}" for i, colour in enumerate(COLOURS)
+}
+_SANS = ("DejaVu Sans", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+
+
+def colour(place: int) -> str:
+    """The colour of the run at this place of the page, everywhere."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def marker(place: int) -> str:
+    """The shape of that run's points."""
+    return MARKERS[place % len(MARKERS)]
+
+
+def dashes(place: int) -> str | tuple[int, tuple[float, ...]]:
+    """The line style of that run."""
+    return DASHES[place % len(DASHES)]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style in which figures are made and written; a glyph that no font here has is left to the reader's fonts."""
+    installed = set(font_manager.get_font_names())
+    look: Any = {
+        "font.family": "sans-serif",
+        "font.sans-serif": [name for name in _SANS if name in installed],
+        "font.size": 9.5,
+        "text.parse_math": False,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "figure.facecolor": "none",
+        "svg.fonttype": "none",
+        "svg.hashsalt": "holdfast",
+    }
+    with rc_context(look), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def inline(figure: Figure, name: str, label: str) -> str:
+    """The figure as an <svg> element for an HTML page, read out as `label`.
+
+    Its ids begin with `name`, so that several stand on one page; its colours and its font are the page's variables;
+    the same figure gives the same text.
+    """
+    out = io.StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r'\sid="', f' id="{name}-', text).replace("url(#", f"url(#{name}-")
+    text = text.replace('xlink:href="#', f'href="#{name}-')
+    text = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", _variable, text)
+    text = re.sub(r"font: ([\d.]+px|\d+ [\d.]+px|bold [\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    head = f'<svg role="img" aria-label="{html.escape(label)}" {box.group()}>'
+    return head + text[text.index(">") + 1 :].strip()
+
+
+def _variable(found: re.Match[str]) -> str:
+    name = _VARIABLES.get(found[2])
+    return f"{found[1]}: var(--{name})" if name else found[0]
+
+
+def percent_scale(
+    axes: Axes, which: Literal["x", "y"], values: Iterable[float], limits: Sequence[float], gap: float = 0.075
+) -> None:
+    """Give an axis of perplexity changes in per cent: linear around the budgets, logarithmic beyond them.
+
+    So +1.8 % beside a budget of 2 % and +500 % are read off the same axis. Ticks stand `gap` of it apart, or more.
+    """
+    scale, bounds = (axes.set_xscale, axes.set_xlim) if which == "x" else (axes.set_yscale, axes.set_ylim)
+    scale("symlog", linthresh=2.5 * max(limits, default=2.0), linscale=1.2)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    transform = axis.get_transform()
+    shown = [v for v in (0.0, *values, *limits) if math.isfinite(v)]
+    low, high = transform.transform(np.array([min(shown), max(shown)]))
+    pad = 0.07 * max(high - low, 1e-9)
+    edges = transform.inverted().transform(np.array([low - pad, high + pad]))
+    bounds(edges[0], edges[1])
+    ticks = _ticks(edges[0], edges[1], lambda v: float(transform.transform(np.array([v]))[0]), gap)
+    axis.set_ticks([], minor=True)
+    axis.set_ticks(ticks, labels=[_tick(t) for t in ticks])
+
+
+def _tick(value: float) -> str:
+    return ("\N{MINUS SIGN}" if value < 0 else "+" if value else "") + f"{abs(value):,.6g}"
+
+
+def _ticks(low: float, high: float, place: Callable[[float], float], gap: float) -> list[float]:
+    """Round values from 0 outwards that stand at least `gap` of the axis apart."""
+    room = gap * (place(high) - place(low))
+    ticks = [0.0]
+    for sign, edge in ((1, high), (-1, low)):
+        last = 0.0
+        for value in (sign * m * 10.0**e for e in range(-3, 9) for m in (1, 2, 5)):
+            if abs(place(value) - place(last)) >= room and abs(value) <= abs(edge) and sign * edge > 0:
+                ticks.append(value)
+                last = value
+    return sorted(ticks)

@@ -1,0 +1,290 @@
+"""The governor: keeps a retention budget by construction, and uses it up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm
+
+
+from holdfast._errors import BadInput
+from holdfast.data.rows import Row, learnt
+from holdfast.evaluation.loss import SequenceLosses, sequence_losses
+from holdfast.evaluation.statistics import Interval, paired
+from holdfast.objective import items, loss_of
+from holdfast.params.weights import Values, between, copied, local, write
+from holdfast.rule import REPLAYED, Rule, State, Window, rules
+from holdfast.run import Run
+
+
+REACH = 1.2
+"""How far beyond the final average the last line search may go, as a multiple of the way from the base."""
+
+SCATTER = 5.0
+"""Variance over rows, times tokens per row, of the rise, in multiples of the rise; 2.4 to 4.9 was measured."""
+
+GUESSES = 6
+"""Looks that one line search may take."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A text that must be kept: `budget` is the allowed rise of its perplexity (0.02: 2 %).
+
+    `control` steers the run; `audits` is the number of rows of the audit probe that will judge it.
+    """
+
+    name: str
+    control: Sequence[Row]
+    audits: int
+    budget: float
+
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise BadInput(f"The budget of {self.name} must be above 0, not {self.budget}; 0.02 allows a rise of 2 %.")
+        if len(self.control) < 2 or self.audits < 2:
+            raise BadInput(f"{self.name} is too short to be guarded: it needs at least two control and two audit rows.")
+
+    @property
+    def limit(self) -> float:
+        """The budget in nats per token."""
+        return math.log1p(self.budget)
+
+    def refuse(self, confidence: float) -> None:
+        """Raise BadInput, with the number of rows that would do, for a budget that these probes cannot resolve.
+
+        For weights whose divergence from the base is d nats per token, the log-ratio of the two models has a variance of
+        about 2 d per token, and of `SCATTER` d over rows of real text; that gives the spread before anything is trained.
+        """
+        tokens = sum(learnt(row) for row in self.control) / len(self.control)
+        spread = math.sqrt(SCATTER * self.limit / tokens)
+        if self.aim(spread, len(self.control), confidence) > 0:
+            return
+        width = norm.ppf(0.95) + norm.ppf(confidence) * math.sqrt(2)
+        need = math.ceil((width * spread / self.limit) ** 2)
+        raise BadInput(
+            f"A budget of {self.budget:.2%} on {self.name} cannot be told from chance with {len(self.control)} control and "
+            f"{self.audits} audit rows of {tokens:.0f} tokens; about {need:,} rows of each would do. "
+            "Give it more text, or a larger budget."
+        )
+
+    def aim(self, spread: float, looked: int, confidence: float, level: float = 0.95) -> float:
+        """The highest mean rise, in nats, on `looked` rows that lets the certificate hold with this confidence.
+
+        The certificate adds its own one-sided bound to the audit's mean, and that mean differs from the control's by
+        chance: limit - z(level) se_audit - z(confidence) sqrt(se_looked² + se_audit²). `spread` is the standard
+        deviation of the rise between rows.
+        """
+        audit = spread / math.sqrt(self.audits)
+        chance = math.hypot(audit, spread / math.sqrt(looked))
+        return float(self.limit - norm.ppf(level) * audit - norm.ppf(confidence) * chance)
+
+
+@rules.register("governor")
+class Governor(Rule):
+    """Steers the strengths of the other rules so that the guarded texts end just inside their budgets.
+
+    Every `every` steps it judges the running average of the weights since the last look (what annealing will leave)
+    on the first `look` rows of each guard, and turns the strengths by (rise / aim) ** `response`: tighter over the aim,
+    looser below it. Weights inside the budget are admitted. Where nothing can be tightened, weights outside are walked
+    back along the line from the last admitted ones; `patience` such looks in a row that leave nothing stop the run.
+    After the last step the final average is judged on all control rows, walked back as far as it must be, and left in
+    the model. `fraction` then says how much of the way was kept.
+    """
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        every: int = 20,
+        look: int = 64,
+        response: float = 0.3,
+        confidence: float = 0.98,
+        patience: int = 3,
+        pad_id: int = 0,
+    ):
+        if not guards:
+            raise BadInput("The governor needs at least one guarded text with a budget.")
+        self.guards, self.every, self.look, self.response = list(guards), every, look, response
+        self.confidence, self.patience, self.pad_id = confidence, patience, pad_id
+        self.fraction = 1.0
+        self._before: dict[str, SequenceLosses] = {}
+        self._average: Values = {}
+        self._counted = 0
+        self._admitted: Values = {}
+        self._futile = 0
+        self._recent: Window = []
+
+    # Hooks ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, run: Run) -> None:
+        for guard in self.guards:
+            guard.refuse(self.confidence)
+        self._before = {g.name: self._losses(run, g.control) for g in self.guards}
+        self._admitted = run.base.values
+
+    def batch(self, run: Run, window: Window) -> Window:
+        self._recent = window
+        return window
+
+    def after(self, run: Run) -> None:
+        self._follow(run)
+        if run.step % self.every == 0:
+            with run.aside():
+                self._look(run)
+
+    def end(self, run: Run) -> None:
+        if run.step and self._before:
+            with run.aside():
+                write(run.tensors, self._settled(run))
+        self._average, self._admitted, self._recent = {}, {}, []
+
+    def prepared(self) -> State:
+        return {"before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
+
+    def state(self) -> State:
+        return {
+            "average": self._average,
+            "counted": self._counted,
+            "admitted": self._admitted,
+            "futile": self._futile,
+        }
+
+    def restore(self, run: Run, prepared: State | None, state: State) -> None:
+        if prepared is not None:
+            self._before = {n: SequenceLosses(s["total"], s["tokens"]) for n, s in prepared["before"].items()}
+        device = next(iter(run.tensors.values())).device
+        self._average = {n: t.to(device) for n, t in state["average"].items()}
+        self._admitted = {n: t.to(device) for n, t in state["admitted"].items()}
+        self._counted, self._futile = state["counted"], state["futile"]
+
+    # Looking --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _follow(self, run: Run) -> None:
+        """Count the present weights into the running average."""
+        self._counted += 1
+        if self._counted == 1:
+            self._average = copied(run.tensors)
+            return
+        present = [local(run.tensors[n]) for n in self._average]
+        torch._foreach_lerp_(list(self._average.values()), present, 1 / self._counted)
+
+    def _look(self, run: Run) -> None:
+        """Judge the running average: admit or walk back, then tighten or loosen."""
+        rises = self._measure(run, self._average, self.look)
+        for guard in self.guards:
+            rise = rises[guard.name]
+            run.log("probe", text=guard.name, rise=rise.mean, low=rise.low, high=rise.high, upper=rise.upper,
+                    budget=guard.limit, n=rise.n)  # fmt: skip
+        if not all(math.isfinite(r.mean) for r in rises.values()):
+            return
+        tunable = [rule for rule in run.rules if rule.strength]
+        if self._used(rises) <= 1:
+            self._admitted, self._futile = {n: t.clone() for n, t in self._average.items()}, 0
+            self._say(run, "admitted")
+        elif not tunable:
+            self._walk_back(run)
+        if tunable:
+            self._steer(run, tunable, self._used(rises, whole=True))
+        self._counted = 0
+
+    def _steer(self, run: Run, tunable: list[Rule], used: float) -> None:
+        factor = min(max(max(used, 0.0) ** self.response, 0.5), 2.0)
+        for rule in tunable:
+            rule.strength = (rule.strength or 0.0) * factor
+        self._say(run, "tightened" if factor > 1 else "loosened", used=used)
+
+    def _walk_back(self, run: Run) -> None:
+        """The largest part of the way from the last admitted weights to the average that the budget allows."""
+        fraction = self._largest(run, self._admitted, self._average, self.look)
+        write(run.tensors, self._average)
+        run.walk_back(self._admitted, fraction)
+        self._admitted = copied(run.tensors)
+        self._futile = self._futile + 1 if fraction < 0.1 else 0
+        self._say(run, "walked back", fraction=fraction)
+        if self._futile >= self.patience:
+            run.stop(f"{self.patience} looks in a row brought less than a tenth of their way inside the budget.")
+            self._say(run, "stopped", reason=run.stopped)
+
+    # Settling -------------------------------------------------------------------------------------------------------
+
+    def _settled(self, run: Run) -> Values:
+        """The weights to leave: the final average as far from the base as the budget allows, or earlier ones if better.
+
+        The line may lead a little beyond the average, where that lowers the loss and uses the budget up.
+        """
+        base, average = run.base.values, self._average or copied(run.tensors)
+        ends = [average] if self._admitted is base or not self._admitted else [average, self._admitted]
+        found = []
+        for end in ends:
+            fraction = self._largest(run, base, end, None, REACH)
+            fractions = {fraction, min(fraction, 1.0)}
+            found += [(self._learnt(run, base, end, f), f, end) for f in fractions]
+            if fraction >= 1:
+                break
+        _, self.fraction, end = min(found, key=lambda candidate: candidate[0])
+        self._say(run, "walked back" if self.fraction < 1 else "admitted", fraction=self.fraction, final=True)
+        return self._between(run, base, end, self.fraction)
+
+    def _largest(self, run: Run, start: Values, end: Values, rows: int | None, reach: float = 1.0) -> float:
+        """The largest fraction of the way from `start` to `end`, up to `reach`, that a few looks find inside the budget.
+
+        The rise grows about with the square of the way, which gives the next guess; a bracket keeps it honest.
+        """
+        low, high, fraction = 0.0, reach, 1.0
+        for _ in range(GUESSES):
+            used = self._used(self._measure(run, self._between(run, start, end, fraction), rows))
+            low, high = (fraction, high) if used <= 1 else (low, fraction)
+            if low >= high or 0.97 <= used <= 1:
+                break
+            guess = fraction * math.sqrt(0.985 / used) if 0 < used < math.inf else (reach if used <= 0 else 0.0)
+            fraction = reach if low == fraction and guess >= reach else guess
+            if not low < fraction < high and fraction != reach or fraction == low:
+                fraction = (low + high) / 2
+        return low
+
+    def _between(self, run: Run, start: Values, end: Values, fraction: float) -> Values:
+        """On the line from `start` to `end`; a LoRA product that starts at zero grows in scale, along a straight line."""
+        values = between(start, end, fraction)
+        for name, param in run.params.items():
+            if param.lora and param.lora.side == "A" and not start[param.lora.partner].any():
+                values[name] = end[name].clone()
+        return values
+
+    def _measure(self, run: Run, values: Values, rows: int | None) -> dict[str, Interval]:
+        with run.at(values):
+            return {g.name: self._rise(run, g, len(g.control) if rows is None else rows) for g in self.guards}
+
+    def _rise(self, run: Run, guard: Guard, rows: int) -> Interval:
+        before = self._before[guard.name]
+        before = SequenceLosses(before.total[:rows], before.tokens[:rows])
+        return paired(before, self._losses(run, guard.control[:rows]), resamples=200)
+
+    def _used(self, rises: Mapping[str, Interval], whole: bool = False) -> float:
+        """The worst share of its aim that a guarded text has used; nan counts as infinite."""
+        shares = []
+        for guard in self.guards:
+            rise = rises[guard.name]
+            aim = guard.aim(rise.spread, len(guard.control) if whole else rise.n, self.confidence)
+            shares.append(rise.mean / max(aim, 1e-3 * guard.limit) if math.isfinite(rise.mean) else math.inf)
+        return max(shares)
+
+    @torch.no_grad()
+    def _learnt(self, run: Run, start: Values, end: Values, fraction: float) -> float:
+        """The loss on the last batches learnt from; where none were seen, the longer way counts as the better."""
+        window = [{k: v for k, v in batch.items() if k != REPLAYED} for batch in self._recent]
+        if not window:
+            return -fraction
+        count = sum(items(run.model, batch) for batch in window)
+        with run.at(self._between(run, start, end, fraction)):
+            return sum(float(loss_of(run.model, batch, count, len(window))[0]) for batch in window)
+
+    def _losses(self, run: Run, rows: Sequence[Row]) -> SequenceLosses:
+        return sequence_losses(run.model, rows, pad_id=self.pad_id)
+
+    def _say(self, run: Run, action: str, **figures: object) -> None:
+        strengths = {type(r).__name__.lower(): r.strength for r in run.rules if r.strength}
+        run.log("governor", action=action, strengths=strengths, **figures)

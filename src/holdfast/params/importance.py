@@ -1,0 +1,156 @@
+"""How much each weight matters to a text: the exact diagonal Fisher information, one sequence at a time."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy, pad
+
+from holdfast._errors import BadInput, UnknownName, Unsupported
+from holdfast.params.per_example import Batch, Squares
+
+log = logging.getLogger(__name__)
+
+
+def fisher(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    paths: Collection[str] | None = None,
+    chunk_bytes: int = 64 * 2**20,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """The diagonal of the empirical Fisher information, at the level of whole sequences.
+
+    F = 1/n * sum over the n sequences i of (d L_i / d w)^2, where L_i is the SUM in nats of the token losses of
+    sequence i under the labels in the data: the EMPIRICAL estimator of van de Ven (arXiv:2502.11756) with a sequence
+    as the example, after Kirkpatrick et al. (arXiv:1612.00796). Each gradient is squared for one sequence by itself,
+    never for a batch, so how the sequences are batched does not matter.
+
+    While autograd walks back, each layer's per-example gradients are formed from its input and the gradient of its
+    output (Goodfellow, arXiv:1510.01799), squared, added up in float32 and dropped. A parameter used several times
+    (tied embeddings, shared layers) has its gradients added before they are squared. Every rule is first
+    compared with autograd on two short rows; a parameter without a rule that agrees is looped over, example by example.
+
+    Args:
+        model: a transformers language model, PEFT-wrapped or not. It runs without dropout and outside any autocast,
+            and is left as it was (modes, flags, hooks, `.grad`), also after an exception.
+        batches: dicts of [rows, tokens] tensors: `input_ids`, `labels` (-100 where nothing is learnt, not shifted),
+            and `attention_mask` where there is padding. Labels are shifted here unless the model is an
+            encoder-decoder or a masked language model.
+        paths: names as in `model.named_parameters()`, tied aliases included; frozen weights may be named too.
+            None takes all that require a gradient.
+        chunk_bytes: how much of one layer's per-example gradients is held at once (one row at least).
+        progress: called with the number of sequences done, after each batch.
+
+    Returns:
+        path -> float32 tensor of the parameter's shape, in squared nats, in the model's order.
+
+    Raises:
+        UnknownName: a path that the model does not have.
+        BadInput: no sequences, or no parameters.
+        Unsupported: sharded or quantised parameters, or a model that gives no logits.
+    """
+    chosen = _chosen(model, paths)
+    device, done = next(iter(chosen.values())).device, 0
+    with _undisturbed(model, device):
+        squares = Squares(model, set(chosen.values()), partial(summed_loss, model), chunk_bytes)
+        for batch in ({k: v.to(device) for k, v in b.items()} for b in batches):
+            if not done:
+                squares.check(batch)
+                looped = [path for path, p in chosen.items() if p in squares.looped]
+                log.debug("looped over examples, for want of a rule that agrees with autograd: %s", looped or "nothing")
+            squares.add(batch)
+            done += len(batch["input_ids"])
+            if progress:
+                progress(done)
+    if not done:
+        raise BadInput("There are no sequences to take the Fisher information from; give at least one batch.")
+    means = {p: total.div_(done) for p, total in squares.sums.items()}
+    return {path: means[p] for path, p in chosen.items()}
+
+
+def product_fisher(model: nn.Module, batches: Iterable[Batch], **options: Any) -> dict[str, Tensor]:
+    """The Fisher information of the weights that LoRA adapters are added to, that is, of each product s * B A.
+
+    The product moves the function exactly as the frozen weight below it would, so their per-example squares are the
+    same; A and B apart have no such meaning (EWC-LoRA, arXiv:2602.17559). Each tensor has the shape and the path of the
+    frozen weight ("... .base_layer.weight"). Options and errors as in `fisher`; BadInput where there is no LoRA layer.
+    """
+    places = [n for n, m in model.named_modules() if hasattr(m, "base_layer") and len(getattr(m, "lora_A", ()))]
+    if not places:
+        raise BadInput("This model has no LoRA layers; use `fisher` for the Fisher information of its own weights.")
+    return fisher(model, batches, paths=[f"{place}.base_layer.weight" for place in places], **options)
+
+
+def normalised(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Importance divided by its mean over ALL elements of ALL tensors, so that the joint mean is 1.
+
+    Joint on purpose: the ratios between tensors are the information, so a tensor that matters little stays small.
+    Raises BadInput where the values are all zero or not finite.
+    """
+    total = sum(float(t.sum(dtype=torch.float64)) for t in importance.values())
+    if not 0 < total < float("inf"):
+        raise BadInput(f"Importance that sums to {total} has no mean to divide by; look at the text and the model.")
+    factor = sum(t.numel() for t in importance.values()) / total
+    return {path: t * factor for path, t in importance.items()}
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum of the token losses of a batch in nats, a scalar; Unsupported where the model gives no logits."""
+    unwrap = getattr(model, "get_base_model", None)
+    inner = unwrap() if callable(unwrap) else model
+    two_sided = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+    inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels" or two_sided}
+    if "use_cache" in inspect.signature(inner.forward).parameters:
+        inputs["use_cache"] = False
+    logits = getattr(model(**inputs), "logits", None)
+    if logits is None:
+        raise Unsupported("The Fisher information needs a model that returns `logits`, one row for each token.")
+    labels = batch["labels"]
+    if not two_sided and getattr(inner, "loss_type", None) != "ForMaskedLM":
+        labels = pad(labels[:, 1:], (0, 1), value=-100)
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+
+
+def _chosen(model: nn.Module, paths: Collection[str] | None) -> dict[str, nn.Parameter]:
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for path in paths or ():
+        if path not in named:
+            raise UnknownName("parameter", path, named)
+    if paths is None:
+        chosen = {path: p for path, p in model.named_parameters() if p.requires_grad}
+    else:
+        chosen = {path: p for path, p in named.items() if path in paths}
+    if not chosen:
+        raise BadInput("There is no parameter to take the Fisher information of: none is named or requires a gradient.")
+    for path, p in chosen.items():
+        if isinstance(p, DTensor) or not p.is_floating_point():
+            raise Unsupported(f"{path} is sharded or quantised; take the Fisher information before that is done to it.")
+    return chosen
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, nothing requiring a gradient, gradients on and autocast off; all put back afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval()
+        for p, _ in flags:
+            p.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+        for p, flag in flags:
+            p.requires_grad_(flag)

@@ -1,0 +1,233 @@
+"""What a recipe may say: strict keys, each unknown one answered with the nearest that exists."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import TrainingArguments
+
+from holdfast import adapters, remedies, strategies
+from holdfast._errors import BadInput, UnknownName
+from holdfast.adapters.method import methods
+from holdfast.data.probes import SELF
+from holdfast.governor import Governor
+from holdfast.rule import rules
+
+ROOMS = (adapters, remedies, strategies)
+"""Imported for what they enter in the registries."""
+
+OURS = {
+    "output_dir": "Name the run folder at the top of the recipe: `output: runs/name`.",
+    "seed": "Write `seed:` at the top of the recipe; it seeds everything.",
+    "resume_from_checkpoint": "Use --resume, or `run(recipe, resume=True)`.",
+}
+"""Training arguments that a recipe says elsewhere."""
+
+PLACED = {
+    "governor": "Give a budget under `keep`; the governor's settings stand there too.",
+    "monitor": "A monitor always looks on; its settings stand under `monitor` at the top of the recipe.",
+}
+"""Rules that a recipe says elsewhere."""
+
+WRAPPERS = {"within": str, "every": int, "during": list}
+"""Keys that every rule takes, and their types."""
+
+GIVEN = {"pad_id", "model", "seed", "guards"}
+"""Arguments of rules and methods that a run fills in itself."""
+
+Budget = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Learn(_Part):
+    """What is learnt: `data` and the rows of `length` tokens made of it.
+
+    `evaluation` is another source to measure on; without one, the data's own test split, or a tenth of its documents.
+    `start` says whether rows of running text begin with BOS; `auto` asks which the base finds less surprising.
+    """
+
+    data: str
+    evaluation: str | None = None
+    length: Annotated[int, Field(ge=2)] = 128
+    start: Literal["auto", "bos", "none"] = "auto"
+    split: str = "train"
+    mapping: dict[str, str] | None = None
+
+
+class Keep(_Part):
+    """What is kept: text sampled from the base (`probe: self`) and `suites` of old text, each with its `budget`.
+
+    `rows` bounds control and audit together, per text. `budget` is the allowed rise of perplexity (0.02: 2 %), one for
+    all texts or one each. Further keys are the governor's own settings; `govern: false` only measures.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    probe: Literal["self", "none"] = "self"
+    rows: Annotated[int, Field(ge=8)] = 1024
+    suites: list[str] = []
+    budget: Budget | dict[str, Budget] | None = None
+    govern: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        """The names of the guarded texts."""
+        return [*([SELF] if self.probe == "self" else []), *self.suites]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The governor's settings."""
+        return dict(self.model_extra or {})
+
+    def budget_of(self, text: str) -> float | None:
+        """The allowed relative rise of perplexity on a text, if there is a limit."""
+        return self.budget.get(text) if isinstance(self.budget, dict) else self.budget
+
+
+class Method(_Part):
+    """What trains: `name` is an entry of `methods`, further keys are its arguments."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    name: str = "full"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The method's own arguments."""
+        return dict(self.model_extra or {})
+
+
+class Monitoring(_Part):
+    """How often the run is looked at (`every` steps; None: sixteen times) and on how many rows of each text."""
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    rows: Annotated[int, Field(ge=2)] = 64
+
+
+class Samples(_Part):
+    """Prompts that base and tuned model continue; without any, the openings of a kept and a learnt text.
+
+    A `temperature` of 0 always takes the likeliest token.
+    """
+
+    old: list[str] | None = None
+    new: list[str] | None = None
+    tokens: Annotated[int, Field(ge=1)] = 80
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+
+
+class Recipe(_Part):
+    """A whole run, as a YAML file says it; `rules` are mappings of one name to that rule's arguments."""
+
+    base: str
+    learn: Learn
+    keep: Keep = Keep()
+    method: Method = Method()
+    train: dict[str, Any] = {}
+    rules: list[dict[str, dict[str, Any]]] = []
+    monitor: Monitoring = Monitoring()
+    samples: Samples = Samples()
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: str
+
+
+def checked(raw: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values; raises UnknownName for a key, rule, method or argument that does not exist, BadInput."""
+    try:
+        recipe = Recipe.model_validate(_spelt_out(raw))
+    except ValidationError as error:
+        raise _explained(error) from None
+    _known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
+    _known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
+    _known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
+    for entry in recipe.rules:
+        for name, arguments in entry.items():
+            _check_rule(name, arguments)
+    _check_texts(recipe)
+    return recipe
+
+
+def settings_of(thing: Any) -> dict[str, Any]:
+    """What a recipe may set of a rule or method: its arguments and their defaults, `...` where there is none."""
+    registry = type(rules)("thing")
+    registry.register("it")(thing)
+    knobs = {name: p for name, p in registry.knobs("it").items() if name not in GIVEN}
+    return {name: ... if p.default is p.empty else p.default for name, p in knobs.items()}
+
+
+def _spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms in full: `learn: text`, `method: lora`, `- frozen`."""
+    full = dict(raw)
+    for key, name in (("learn", "data"), ("method", "name")):
+        if isinstance(full.get(key), str):
+            full[key] = {name: full[key]}
+    if isinstance(full.get("rules"), list):
+        full["rules"] = [_entry(rule) for rule in full["rules"]]
+    return {key: value for key, value in full.items() if value is not None}
+
+
+def _entry(rule: Any) -> Any:
+    if isinstance(rule, str):
+        return {rule: {}}
+    return {name: {} if a is None else a for name, a in rule.items()} if isinstance(rule, Mapping) else rule
+
+
+def _explained(error: ValidationError) -> BadInput:
+    """The first fault of a recipe, in a sentence."""
+    fault = error.errors()[0]
+    where = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        part = Recipe.model_fields[where[0]].annotation if len(where) > 1 else Recipe
+        assert isinstance(part, type) and issubclass(part, BaseModel)
+        return UnknownName(f"key {f'of `{where[0]}`' if len(where) > 1 else 'of a recipe'} called", where[-1], part.model_fields)
+    if fault["type"] == "missing":
+        return BadInput(f"The recipe lacks `{'.'.join(where)}`.")
+    given = "" if isinstance(fault["input"], Mapping | list) else f", not {fault['input']!r}"
+    return BadInput(f"The recipe's `{'.'.join(where)}` cannot be used: {_lower(fault['msg'])}{given}.")
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _known(kind: str, given: Iterable[str], known: Iterable[str], placed: Mapping[str, str] | None = None) -> None:
+    for name in given:
+        if placed and name in placed:
+            raise BadInput(f"{name!r} does not stand here. {placed[name]}")
+        if name not in set(known):
+            raise UnknownName(kind, name, known)
+
+
+def _check_rule(name: str, arguments: Mapping[str, Any]) -> None:
+    if name in PLACED:
+        raise BadInput(f"{name!r} does not stand under `rules`. {PLACED[name]}")
+    own = settings_of(rules[name])
+    _known(f"argument of rule {name!r} called", arguments, {*own, *WRAPPERS})
+    for key, kind in WRAPPERS.items():
+        if key in arguments and key not in own and not isinstance(arguments[key], kind):
+            raise BadInput(f"rule {name!r}: `{key}` is {_FORMS[key]}, not {arguments[key]!r}.")
+    if missing := [key for key, default in own.items() if default is ... and key not in arguments]:
+        raise BadInput(f"The rule {name!r} needs {', '.join(f'`{key}`' for key in missing)}.")
+
+
+_FORMS = {"within": "a selection such as `mlp`", "every": "a number of steps", "during": "a pair [first, last]"}
+
+
+def _check_texts(recipe: Recipe) -> None:
+    keep, learn = recipe.keep, recipe.learn
+    if isinstance(keep.budget, dict):
+        _known("guarded text called", keep.budget, keep.texts)
+    if keep.budget is not None and not keep.texts:
+        raise BadInput("There is a budget but nothing to keep. Set `probe: self`, or name texts under `keep.suites`.")
+    if len(set(keep.suites)) < len(keep.suites):
+        raise BadInput("A text stands twice under `keep.suites`.")
+    if learn.data in keep.suites or (learn.evaluation is not None and learn.evaluation in keep.suites):
+        raise BadInput("A text under `keep.suites` is also learnt from; what is kept has to be other text.")
+    if SELF in (learn.data, learn.evaluation):
+        raise BadInput("`self` is text that the base makes up: it can be kept and replayed, not learnt.")

@@ -1,0 +1,1 @@
+"""The tests mirror the rooms of the house; `tests.models` builds the models they share."""

@@ -1,0 +1,1 @@
+"""Tests of what a reader gets to see of runs."""
