@@ -30,7 +30,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 # What is fetched from the Hub: no pickles, and no second copy of the weights in another format.
-_FILES = ("*.json", "model*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+_FILES = ("*.json", "model*.safetensors", "tokenizer*", "*.model", "*.tiktoken", "*.txt", "*.jinja")
+_VOCABULARIES = ("tokenizer.json", "*.model", "*.tiktoken", "tekken.json")  # beside what the tokenizer's class names
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +136,10 @@ def _weight_files(folder: Path, name: str | Path) -> list[Path]:
 def _tokenizer(folder: Path, name: str | Path, trust: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        # Without its files transformers makes a tokenizer up that knows a handful of tokens.
+        files = tokenizer.vocab_files_names.values()
+        if files and not any(any(folder.glob(file)) for file in (*files, *_VOCABULARIES)):
+            raise FileNotFoundError("there is no vocabulary beside its weights")
     except Exception as error:  # tokenizer classes raise whatever their backend raises
         raise BadInput(
             f"{name} comes without a tokenizer that can be read ({_first(error)}). Text cannot be turned into tokens "

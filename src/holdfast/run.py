@@ -7,13 +7,14 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from holdfast._errors import BadInput, HoldfastError, TrainingStopped, Unsupported
@@ -58,6 +59,7 @@ class Run:
         self._finite: Tensor | None = None
         self._handles: list[Any] = []
         self._open = False
+        self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
 
     # What rules use -------------------------------------------------------------------------------------------------
 
@@ -78,9 +80,15 @@ class Run:
             self._generators[key] = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return self._generators[key]
 
-    def at(self, values: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    @contextmanager
+    def at(self, values: Mapping[str, Tensor]) -> Iterator[None]:
         """The model at other values for a while; nothing is copied on plain tensors."""
-        return swapped(self.tensors, values)
+        try:
+            with swapped(self.tensors, values):
+                self._forget()
+                yield
+        finally:
+            self._forget()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -97,6 +105,20 @@ class Run:
             random.setstate(python_state)
             for module, mode in modes.items():
                 module.training = mode
+            self._forget()
+
+    def agreed(self, figure: Tensor) -> Tensor:
+        """The mean of a figure over all processes, so that all decide alike; itself where there is only one."""
+        if not self._wrapped:
+            return figure
+        total = figure.detach().to(next(iter(self.tensors.values())).device, copy=True)
+        torch.distributed.all_reduce(total)
+        return (total / torch.distributed.get_world_size()).to(figure.device)
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """The index of this process and the number of processes that train together."""
+        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if self._wrapped else (0, 1)
 
     def log(self, kind: str, **figures: Any) -> None:
         """Write one line of the run's journal."""
@@ -157,6 +179,11 @@ class Run:
                 total = total + value / self._micro_batches
         return total
 
+    def release(self) -> None:
+        """Drop the gradients of what is held; call it before gradients are clipped, so that they do not count."""
+        for name in self._held:
+            self.tensors[name].grad = None
+
     @property
     def penalised(self) -> bool:
         """Whether any rule may add a penalty."""
@@ -202,6 +229,7 @@ class Run:
         else:
             window = self.batch([batch] if isinstance(batch, dict) else list(batch or []))
             loss = self._backward(window)
+        self.release()
         if clip is not None:
             nn.utils.clip_grad_norm_(self.tensors.values(), clip)
         self.optimizer.step()
@@ -232,7 +260,7 @@ class Run:
         """All that `restore` needs to go on bit for bit, given the same batches."""
         return {
             "weights": copied(self.tensors),
-            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "optimizer": _cloned(self.optimizer.state_dict()),
             "scheduler": None if self.scheduler is None else copy.deepcopy(self.scheduler.state_dict()),
             "random": _random_state(),
             "run": copy.deepcopy(self.state()),
@@ -241,7 +269,7 @@ class Run:
     def restore(self, snapshot: State) -> None:
         """Back to a snapshot: weights, optimiser, scheduler, random state, and the rules' state."""
         write(self.tensors, snapshot["weights"])
-        self.optimizer.load_state_dict(copy.deepcopy(snapshot["optimizer"]))
+        self.optimizer.load_state_dict(_cloned(snapshot["optimizer"]))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(snapshot["scheduler"]))
         _set_random_state(snapshot["random"])
@@ -296,15 +324,21 @@ class Run:
         """Data-parallel reducers count on gradients that were there when they were built: flags stay, gradients go."""
         return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
+    def _forget(self) -> None:
+        """Drop what others keep of the present weights: autocast its casts, FSDP2 what it gathered."""
+        torch.clear_autocast_cache()
+        for module in self._sharded:
+            module.reshard()
+
     def _before_step(self, *_: Any) -> None:
-        if self._finite is not None and not bool(self._finite):
+        if self._finite is not None and bool(self.agreed(self._finite.float()) < 1):
+            message = f"The loss was not a finite number in step {self.step + 1}, so that step was not taken."
+            self.log("note", text=message)
             raise TrainingStopped(
-                f"The loss was not a finite number in step {self.step + 1}, so that step was not taken. "
-                "Lower the learning rate, or look for empty or broken records in the data."
+                f"{message} Lower the learning rate, or look for empty or broken records in the data."
             )
         self._finite = None
-        for name in self._held:
-            self.tensors[name].grad = None
+        self.release()
         looking = [r for r in self._active("update") if r.looks_back]
         moving = {n: p for n, p in self.tensors.items() if p.grad is not None}
         self._before = copied({n: p for n, p in moving.items() if any(r.wants(self.params[n]) for r in looking)})
@@ -318,10 +352,11 @@ class Run:
                 if tensor.grad is not None and id(tensor) in rates:
                     self._ask(asked, name, rates[id(tensor)])
         self._before = {}
+        torch.clear_autocast_cache()
 
     def _ask(self, asked: list[Rule], name: str, rate: float) -> None:
         param = self.params[name]
-        partner = None if param.lora is None else local(self.tensors[param.lora.partner])
+        partner = None if param.lora is None else local(self.model.get_parameter(param.lora.partner))
         move = Move(param, local(self.tensors[name]), self._before.get(name), partner, rate)
         for rule in asked:
             if rule.wants(param):
@@ -349,6 +384,8 @@ class Run:
                 raise BadInput(
                     f"The gradient for {name!r} has shape {tuple(gradient.shape)}; the parameter has {tuple(tensor.shape)}."
                 )
+            if isinstance(tensor, DTensor):
+                gradient = distribute_tensor(gradient, tensor.device_mesh, tensor.placements)
             tensor.grad = None if name in self._held else gradient.clone()
 
 
@@ -399,6 +436,15 @@ def _keys(rules: Sequence[Rule]) -> dict[int, str]:
         seen[name] = seen.get(name, 0) + 1
         keys |= {id(r): f"{name}-{seen[name]}" for r in chain}
     return keys
+
+
+def _cloned(value: Any) -> Any:
+    """A deep copy; DTensors have none of their own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _cloned(v) for k, v in value.items()}
+    return [_cloned(v) for v in value] if isinstance(value, list) else copy.deepcopy(value)
 
 
 def _random_state() -> dict[str, Any]:

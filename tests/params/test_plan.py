@@ -108,7 +108,7 @@ def data_bytes(file: Path) -> int:
 
 @pytest.mark.parametrize(
     ("select", "frozen_layers"),
-    [(layers("30%"), {0}), (layers("80%"), {0, 1}), (layers(1, 2), {1}), (path("*.layers.2.*"), {2})],
+    [(layers("40%"), {0}), (layers("80%"), {0, 1}), (layers(1, 2), {1}), (path("*.layers.2.*"), {2})],
 )
 def test_freezing_by_number_share_and_pattern(select: Select, frozen_layers: set[int]) -> None:
     model = build("llama")

@@ -163,4 +163,6 @@ def test_any_predicate_will_do() -> None:
 
 
 def test_matched_keeps_the_order_of_the_model() -> None:
-    assert [p.path for p in matched(parse("norm | embedding"), LLAMA)] == paths(component("embedding") | component("norm"))
+    assert [p.path for p in matched(parse("norm | embedding"), LLAMA)] == paths(
+        component("embedding") | component("norm")
+    )

@@ -60,7 +60,7 @@ def _spans(record: Chat, tokenizer: PreTrainedTokenizerBase, text: str) -> list[
     spans = []
     for i, message in enumerate(record.messages):
         if message["role"] == "assistant" and i >= record.context:
-            before = _rendered(record.messages[:i], tokenizer, add_generation_prompt=True) if i else ""
+            before = _rendered(record.messages[:i], tokenizer, prompt=True) if i else ""
             after = _rendered(record.messages[: i + 1], tokenizer)
             if not (text.startswith(after) and after.startswith(before)):
                 raise BadInput(
@@ -71,8 +71,8 @@ def _spans(record: Chat, tokenizer: PreTrainedTokenizerBase, text: str) -> list[
     return spans
 
 
-def _rendered(messages: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:
+def _rendered(messages: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, prompt: bool = False) -> str:
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
     except Exception as error:  # a template is a program; it raises what its author chose
         raise BadInput(f"The chat template refuses these messages: {error}") from error

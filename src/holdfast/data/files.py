@@ -62,7 +62,9 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _binary(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    handle: IO[bytes] = opener(path, "rb")
+    return handle
 
 
 def _text(path: Path, newline: str | None = None) -> IO[str]:

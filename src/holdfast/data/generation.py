@@ -36,11 +36,11 @@ class Draws:
         return drawn.clamp_(max=logits.shape[-1] - 1)
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A cache layer with its room set aside: the library's own copies all keys at every token, most of the time."""
 
     def __init__(self, room: int):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room, self.filled = room, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,7 @@ def _sample(
 
 def _cache(model: PreTrainedModel, length: int) -> DynamicCache | None:
     """A cache with room for `length` tokens; None lets the model make its own (recurrent states and the like)."""
-    if not model._supports_default_dynamic_cache():
+    if not model._supports_default_dynamic_cache():  # type: ignore[operator]
         return None
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer(length) if type(layer) is DynamicLayer else layer for layer in cache.layers]

@@ -20,7 +20,7 @@ def packed(
     """
     stream: list[int] = []
     labels: list[int] = []
-    opens = set()
+    opens: set[int] = set()
     for ids in documents:
         if opens:
             stream += between

@@ -54,8 +54,9 @@ def probes(
     words. Task files give rows with loss on the answer.
     """
     if source == SELF:
-        options = {"n": n, "length": length, "seed": seed}
-        drawn = self_generated(base.model, base.tokenizer, **options, cache=cache, digest=base.digest)
+        drawn = self_generated(
+            base.model, base.tokenizer, n=n, length=length, seed=seed, cache=cache, digest=base.digest
+        )
         parts: dict[str, list[Row]] = split(drawn, shares, seed)
         origin = f"sampled from the base model {base.name}, seed {seed}"
         return {part: Probe(source, made, f"{origin}, part {part!r}") for part, made in parts.items()}
@@ -76,6 +77,6 @@ def _pieces(records: Sequence[Record], parts: int) -> list[Record]:
     enough = 10 * parts
     if len(records) >= enough:
         return list(records)
-    size = min(3000, max(1, sum(len(r.text) for r in records if isinstance(r, Text)) // (2 * enough)))
+    size = min(1500, max(1, sum(len(r.text) for r in records if isinstance(r, Text)) // (2 * enough)))
     cut = ([Text(block) for block in documents(r.text, size=size)] if isinstance(r, Text) else [r] for r in records)
     return [piece for pieces in cut for piece in pieces]

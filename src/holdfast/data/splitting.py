@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from holdfast._errors import BadInput
 from holdfast.data.formats import Chat, Completion, Record, Text
@@ -23,7 +23,7 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]
 Window = tuple[str, ...]
 
 
-def documents(text: str, *, size: int = 3000) -> list[str]:
+def documents(text: str, *, size: int = 1500) -> list[str]:
     """A long text in contiguous blocks of about `size` characters, several stories or scenes each.
 
     Plain files seldom say where a story ends. A block therefore ends, once it has `size` characters, before the next
@@ -58,7 +58,7 @@ def split(
     """
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise BadInput(f"Shares are positive and sum to at most 1, not {dict(shares)}.")
-    items = cast(Sequence[Item], distinct(cast(Sequence[Row], items))) if _are_rows(items) else items
+    items = [items[i] for i in _unlike(items)]
     parts = _dealt(items, shares, seed)
     seen: set[Window] = set()
     for name, part in parts.items():
@@ -109,8 +109,10 @@ def _dealt(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> dic
     return {name: part for name, part in parts.items() if name is not None}
 
 
-def _are_rows(items: Sequence[object]) -> bool:
-    return bool(items) and isinstance(items[0], dict)
+def _unlike(items: Sequence[str | Record | Row]) -> list[int]:
+    """Which items stay: rows that are not nearly the same as an earlier one, and all that is no row."""
+    ids = [item["input_ids"] for item in items if isinstance(item, dict)]
+    return fresh(ids) if len(ids) == len(items) else list(range(len(items)))
 
 
 def _volume(item: str | Record | Row) -> int:
@@ -125,7 +127,7 @@ def _content(item: str | Record) -> str:
     return item.text if isinstance(item, Text) else item
 
 
-def _marks(item: str | Record | Row, window: int) -> Iterable[Window]:
+def _marks(item: str | Record | Row, window: int) -> list[Window]:
     """What another part must not hold: the windows of running text, the whole of anything else."""
     if isinstance(item, dict):
         return [tuple(map(str, item["input_ids"]))]
@@ -139,13 +141,11 @@ def _windows(sequence: Sequence[str], size: int) -> list[Window]:
 
 def _without(item: Item, seen: set[Window], window: int) -> list[Item]:
     """The item without what was seen; nothing where nothing is left of it."""
-    if isinstance(item, str):
-        left = _cleaned(item, seen, window)
-        return [left] if left else []
-    if isinstance(item, Text):
-        left = _cleaned(item.text, seen, window)
-        return [Text(left)] if left else []
-    return [] if any(mark in seen for mark in _marks(item, window)) else [item]
+    if not isinstance(item, str | Text):
+        return [] if any(mark in seen for mark in _marks(item, window)) else [item]
+    left = _cleaned(_content(item), seen, window)
+    kept: Any = Text(left) if isinstance(item, Text) else left
+    return [kept] if left else []
 
 
 def _cleaned(text: str, seen: set[Window], window: int) -> str:

@@ -161,7 +161,7 @@ def _chunks(kept: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Rows and positions of the kept tokens, a bounded number at a time."""
     owners, places = kept.nonzero(as_tuple=True)
     size = max(1, CHUNK // vocabulary)
-    return zip(owners.split(size), places.split(size), strict=True)
+    return ((owners[i : i + size], places[i : i + size]) for i in range(0, len(owners), size))
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:

@@ -68,8 +68,11 @@ def choice_accuracy(
     likelihood = -_of_each(model, tokenizer, rows, batch_tokens).total
     if normalised:
         likelihood = likelihood / torch.tensor([len(v.completion.encode()) for v in variants])
-    best = [int(part.argmax()) for part in likelihood.split([len(task.choices) for task in tasks])]
-    right = [task.choices[i] == task.completion for task, i in zip(tasks, best, strict=True)]
+    scores = iter(likelihood.tolist())
+    right = []
+    for task in tasks:
+        of_choices = [next(scores) for _ in task.choices]
+        right.append(task.choices[of_choices.index(max(of_choices))] == task.completion)
     return torch.tensor(right, dtype=torch.float64)
 
 
@@ -141,12 +144,15 @@ def _continued(
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     ends = sorted({t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None})
-    plain = GenerationConfig(
+    # All that could bend greedy search is set, because what is left out is taken from the model's own settings.
+    plain = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, num_beams=1, max_new_tokens=most, eos_token_id=ends or None, pad_token_id=pad,
         repetition_penalty=1.0, no_repeat_ngram_size=0, bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
     stopping = StoppingCriteriaList([_Stopped(tokenizer, longest, stop)] if stop else [])
-    made = model.generate(ids, attention_mask=mask, generation_config=plain, stopping_criteria=stopping)
+    made: Tensor = model.generate(  # type: ignore[operator]
+        ids, attention_mask=mask, generation_config=plain, stopping_criteria=stopping
+    )
     return [_until(tokenizer, new, ends, stop) for new in made[:, longest:].tolist()]
 
 

@@ -163,7 +163,7 @@ def _components(plan: Plan) -> Table:
         if members := [param for param in plan.params if param.component == component]:
             count = _elements(members)
             still = _elements(param for param in members if param.path not in trained)
-            tied = " (tied to the head)" if any({component, "head"} < param.components for param in members) else ""
+            tied = " (tied to the head)" * any(len(param.components - {"adapter"}) > 1 for param in members)
             share = f"{count / plan.count:.1%}"
             table.add_row(component + tied, str(len(members)), f"{count:,}", share, f"{still / max(1, count):.0%}")
     return table

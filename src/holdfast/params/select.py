@@ -134,12 +134,12 @@ class _Parser:
     TOKEN = re.compile(
         r"""\s* (?: (?P<word>[A-Za-z_]\w*) | (?P<glob>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
         | (?P<number>-?\d+(?:\.\d+)?%?) | (?P<mark>[&|~():]) | (?P<bad>\S) | (?P<end>$) )""",
-        re.VERBOSE,
+        re.VERBOSE | re.DOTALL,
     )
 
     def __init__(self, text: str):
-        self.text = re.sub(r"\s", " ", text)  # one line, so that the pointer below it is right
-        found = [(match.lastgroup or "", match) for match in self.TOKEN.finditer(self.text)]
+        self.text = text
+        found = [(match.lastgroup or "", match) for match in self.TOKEN.finditer(text)]
         self.tokens = [(kind, match[kind], match.start(kind) + 1) for kind, match in found]
         self.at = 0
 
@@ -171,7 +171,7 @@ class _Parser:
         kind, text, _ = self.tokens[self.at]
         if kind == "glob":
             self.at += 1
-            return Path(re.sub(r"\\(.)", r"\1", text[1:-1]))
+            return Path(re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL))
         return self.word(text) if kind == "word" else self.fail("expected a component, layers(...) or a quoted pattern")
 
     def word(self, text: str) -> Select:
@@ -218,5 +218,5 @@ class _Parser:
 
     def fail(self, why: str) -> NoReturn:
         column = self.tokens[self.at][2]
-        pointer = " " * (column - 1) + "^"
-        raise BadInput(f"Cannot read the selection: at column {column}, {why}.\n    {self.text}\n    {pointer}")
+        line, pointer = re.sub(r"\s", " ", self.text), " " * (column - 1) + "^"
+        raise BadInput(f"Cannot read the selection: at column {column}, {why}.\n    {line}\n    {pointer}")

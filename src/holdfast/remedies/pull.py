@@ -55,7 +55,7 @@ def _pull_product(move: Move, anchors: Mapping[str, Tensor], weight: float, impo
     """
     factor, partner = move.param.lora, move.partner
     assert factor is not None and partner is not None
-    own, other = anchors[move.param.path], anchors[factor.partner]
+    own, other = anchors[move.param.path], anchors.get(factor.partner, partner)  # a factor frozen by hand has no anchor
     if factor.side == "B":
         move.after.sub_(_correction(move.after, partner, own, other, weight, importance))
     else:
