@@ -65,8 +65,9 @@ def load_base(
 ) -> Base:
     """Load a base by name: `tiny`, a folder in Hugging Face layout, or a Hub id.
 
-    Weights are float32 unless another dtype is asked for, and are read from safetensors only. Raises BadInput when there is no such base, when files are missing or
-    damaged, when the file lacks weights that the model has, or when there is no tokenizer.
+    Weights are float32 unless another dtype is asked for, and are read from safetensors only. Raises BadInput when
+    there is no such base, when files are missing or damaged, when the files lack weights that the model has, or when
+    there is no tokenizer.
     """
     folder = _folder(name, revision, (*_FILES, "*.py") if trust_remote_code else _FILES)
     config = _config(folder, name, trust_remote_code)
@@ -80,6 +81,14 @@ def load_config(name: str | Path, *, revision: str | None = None, trust_remote_c
     """The config of a base without its weights, which a plan needs no more than; raises BadInput."""
     patterns = (CONFIG, "*.py") if trust_remote_code else (CONFIG,)
     return _config(_folder(name, revision, patterns), name, trust_remote_code)
+
+
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base without its weights; raises BadInput."""
+    patterns = [file for file in (*_FILES, *(("*.py",) if trust_remote_code else ())) if "safetensors" not in file]
+    return _tokenizer(_folder(name, revision, patterns), name, trust_remote_code)
 
 
 def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -104,9 +113,10 @@ def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> 
 def _unreachable(name: str, revision: str | None, error: Exception) -> str:
     at = f" at revision {revision}" if revision else ""
     return (
-        f"There is no base {name!r}. Tried: the embedded model (its name is `tiny`), the folder {Path(name).absolute()}, "
-        f"and the Hub id {name}{at}, which failed: {_first(error)}. Check the spelling; without a network, download the "
-        "model elsewhere and give its folder; for a private or gated model, log in with `hf auth login`."
+        f"There is no base {name!r}. Tried: the embedded model (its name is `tiny`), the folder "
+        f"{Path(name).absolute()}, and the Hub id {name}{at}, which failed: {_first(error)}. Check the spelling; "
+        "without a network, download the model elsewhere and give its folder; for a private or gated model, "
+        "log in with `hf auth login`."
     )
 
 
@@ -158,9 +168,10 @@ def _model(folder: Path, name: str | Path, config: PretrainedConfig, dtype: torc
     except Exception as error:  # safetensors, shapes, memory: whatever it is, these files do not give a model
         raise BadInput(f"The weights of {name} cannot be loaded: {_first(error)}. Download them again.") from error
     if missing := sorted(report["missing_keys"]):
+        lacking = f"{len(missing)} tensors of a {type(model).__name__} ({', '.join(missing[:3])})"
         raise BadInput(
-            f"The weights of {name} lack {len(missing)} tensors of a {type(model).__name__} ({', '.join(missing[:3])}), "
-            "which would start at random. Give a base whose weights fit the class that its config names."
+            f"The weights of {name} lack {lacking}: they would start at random. "
+            "Give a base whose weights fit the class that its config names."
         )
     return model
 

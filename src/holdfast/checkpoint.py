@@ -8,11 +8,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,10 +23,15 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "complete.json"
 _TENSOR = "__tensor__"
+# How torch and safetensors say that the disk is full: they wrap the system's error in their own, as text.
+_FULL = ("no space left", "os error 28", "disk quota exceeded", "os error 122", "file write failed", "unexpected pos")
 
 
 def write_state(folder: Path, name: str, state: Mapping[str, Any]) -> None:
-    """Write a nested state as `name.json` and, for its tensors, `name.safetensors`."""
+    """Write a nested state as `name.json` and, for its tensors, `name.safetensors`.
+
+    A state is made of mappings (keys become strings), sequences (become lists), tensors, and what JSON knows.
+    """
     tensors: dict[str, Tensor] = {}
     tree = _taken_apart(state, tensors)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,11 +40,10 @@ def write_state(folder: Path, name: str, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
-    """Read what `write_state` wrote; raises BadCheckpoint when a file is missing or damaged."""
+    """Read what `write_state` wrote, on the CPU; raises BadCheckpoint when a file is missing or damaged."""
     try:
         tree = json.loads((folder / f"{name}.json").read_text(encoding="utf8"))
-        tensors = load_file(folder / f"{name}.safetensors")
-        state = _put_together(tree, tensors)
+        state = _put_together(tree, load_file(folder / f"{name}.safetensors"))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadCheckpoint(f"{folder / name} cannot be read ({error}). Resume from an earlier checkpoint.") from error
     return dict(state)
@@ -55,11 +58,11 @@ def kept_whole(
     With several processes all write, `meet` is their barrier, and the `first` one moves. Raises TrainingStopped when
     the disk is full; what stood there before is intact.
     """
-    if first:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-    meet()
     try:
+        if first:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        meet()
         yield
         meet()
         if first:
@@ -76,20 +79,30 @@ def kept_whole(
 
 
 def publish(staging: Path, folder: Path) -> None:
-    """Seal a staged folder with a manifest of its files and move it to its place."""
+    """Seal a staged folder with a manifest of its files and move it to its place.
+
+    What stood there goes only afterwards: at any moment one of the two is whole, under a name that `newest` knows.
+    """
     sizes = {str(f.relative_to(staging)): f.stat().st_size for f in sorted(staging.rglob("*")) if f.is_file()}
     for file in sizes:
         _sync(staging / file)
     (staging / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1), encoding="utf8")
     _sync(staging / MANIFEST)
+    _sync(staging)
+    former = folder.with_name(f"{folder.name}.old")
     if folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(former, ignore_errors=True)
+        os.replace(folder, former)
     os.replace(staging, folder)
     _sync(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
 
 
-def check(folder: Path) -> None:
-    """Raise BadCheckpoint, naming the file, unless every file of a sealed folder is there in full."""
+def check(folder: Path, needs: Sequence[str] = ()) -> None:
+    """Raise BadCheckpoint, naming the file, unless every file of a sealed folder is there in full.
+
+    `needs` are beginnings of file names; at least one file has to begin with each.
+    """
     try:
         sizes = json.loads((folder / MANIFEST).read_text(encoding="utf8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -102,6 +115,9 @@ def check(folder: Path) -> None:
             raise BadCheckpoint(f"{folder} is not complete: {name} is missing.")
         if file.stat().st_size != size:
             raise BadCheckpoint(f"{folder} is damaged: {name} has {file.stat().st_size} bytes instead of {size}.")
+    for need in needs:
+        if not any(name.startswith(need) for name in sizes):
+            raise BadCheckpoint(f"{folder} cannot be resumed from: it was saved without {need}.")
 
 
 def newest(run_folder: Path) -> Path | None:
@@ -116,19 +132,20 @@ def newest(run_folder: Path) -> Path | None:
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """The `checkpoint-N` folders of a run, by N."""
-    numbered = [(int(m[1]), f) for f in run_folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", f.name))]
-    return [folder for _, folder in sorted(numbered)]
+    """The `checkpoint-N` folders of a run, by N; one that was just being replaced comes before its successor."""
+    found = [(re.fullmatch(r"checkpoint-(\d+)(\.old)?", f.name), f) for f in run_folder.glob("checkpoint-*")]
+    return [folder for *_, folder in sorted((int(m[1]), m[2] is None, folder) for m, folder in found if m)]
 
 
 def rotate(run_folder: Path, keep: int | None, protected: Path | None = None) -> None:
     """Delete the oldest checkpoints beyond `keep`; the newest complete one and `protected` always stay."""
     if not keep or keep < 1:
         return
-    stay = {newest(run_folder), protected}
-    for folder in checkpoints(run_folder)[:-keep]:
-        if folder not in stay:
-            shutil.rmtree(folder, ignore_errors=True)
+    present = checkpoints(run_folder)
+    stay = {f.resolve() for f in (newest(run_folder), protected) if f is not None}
+    spare = [folder for folder in present if folder.resolve() not in stay]
+    for folder in spare[: max(len(present) - keep, 0)]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -161,11 +178,11 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _is_full(error: BaseException) -> bool:
-    """Whether the disk was full; torch and safetensors wrap the system's error in their own, by its text."""
+def _is_full(error: BaseException | None) -> bool:
+    """Whether the disk was full, in the error itself or in one that it came from."""
+    if error is None:
+        return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     text = str(error).lower()
-    return "no space left" in text or "os error 28" in text or "file write failed" in text
-
-
+    return any(words in text for words in _FULL) or _is_full(error.__cause__ or error.__context__)

@@ -23,6 +23,9 @@ from holdfast.run import Run
 REACH = 1.2
 """How far beyond the final average the last line search may go, as a multiple of the way from the base."""
 
+DECAYING = 0.9
+"""The overshoot that linear decay was seen to take back."""
+
 SCATTER = 5.0
 """Variance over rows, times tokens per row, of the rise, in multiples of the rise; 2.4 to 4.9 was measured."""
 
@@ -87,27 +90,32 @@ class Guard:
 class Governor(Rule):
     """Steers the strengths of the other rules so that the guarded texts end just inside their budgets.
 
-    Every `every` steps it judges the running average of the weights since the last look (what annealing will leave)
-    on the first `look` rows of each guard, and turns the strengths by (rise / aim) ** `response`: tighter over the aim,
-    looser below it. Weights inside the budget are admitted. Where nothing can be tightened, weights outside are walked
-    back along the line from the last admitted ones; `patience` such looks in a row that leave nothing stop the run.
-    After the last step the final average is judged on all control rows, walked back as far as it must be, and left in
-    the model. `fraction` then says how much of the way was kept.
+    Every `every` steps (20) it judges the running average of the weights since the last look (what annealing will
+    leave) on the first `look` rows of each guard, and turns the strengths by (rise / aim) ** `response`: tighter over
+    the aim, looser below it. Under a learning rate that decays to zero the rise may stand above the aim meanwhile, by
+    `overshoot` (0) times the share of the peak rate: annealing takes it back (`DECAYING` was measured).
+
+    Weights inside the budget are admitted. Where nothing can be tightened, weights outside are walked back along the
+    line from the last admitted ones; `patience` such looks in a row that leave nothing stop the run. After the last
+    step the final average is judged on all control rows, walked back as far as it must be, and left in the model.
+    `fraction` then says how much of the way was kept.
     """
 
     def __init__(
         self,
         guards: Sequence[Guard],
-        every: int = 20,
+        every: int | None = None,
         look: int = 64,
-        response: float = 0.3,
+        response: float = 0.5,
+        overshoot: float | None = None,
         confidence: float = 0.98,
         patience: int = 3,
         pad_id: int = 0,
     ):
         if not guards:
             raise BadInput("The governor needs at least one guarded text with a budget.")
-        self.guards, self.every, self.look, self.response = list(guards), every, look, response
+        self.guards, self.every, self.look = list(guards), every or 20, look
+        self.response, self.overshoot, self._peak = response, overshoot or 0.0, 0.0
         self.confidence, self.patience, self.pad_id = confidence, patience, pad_id
         self.fraction = 1.0
         self._before: dict[str, SequenceLosses] = {}
@@ -138,7 +146,7 @@ class Governor(Rule):
     def end(self, run: Run) -> None:
         if run.step and self._before:
             with run.aside():
-                write(run.tensors, self._settled(run))
+                write(run.tensors, self.settled(run))
         self._average, self._admitted, self._recent = {}, {}, []
 
     def prepared(self) -> State:
@@ -150,6 +158,7 @@ class Governor(Rule):
             "counted": self._counted,
             "admitted": self._admitted,
             "futile": self._futile,
+            "peak": self._peak,
         }
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
@@ -158,7 +167,7 @@ class Governor(Rule):
         device = next(iter(run.tensors.values())).device
         self._average = {n: t.to(device) for n, t in state["average"].items()}
         self._admitted = {n: t.to(device) for n, t in state["admitted"].items()}
-        self._counted, self._futile = state["counted"], state["futile"]
+        self._counted, self._futile, self._peak = state["counted"], state["futile"], state["peak"]
 
     # Looking --------------------------------------------------------------------------------------------------------
 
@@ -188,7 +197,7 @@ class Governor(Rule):
         elif not tunable:
             self._walk_back(run)
         if tunable:
-            self._steer(run, tunable, self._used(rises, whole=True))
+            self._steer(run, tunable, self._used(rises, whole=True) / self._allowance(run))
         self._counted = 0
 
     def _steer(self, run: Run, tunable: list[Rule], used: float) -> None:
@@ -196,6 +205,12 @@ class Governor(Rule):
         for rule in tunable:
             rule.strength = (rule.strength or 0.0) * factor
         self._say(run, "tightened" if factor > 1 else "loosened", used=used)
+
+    def _allowance(self, run: Run) -> float:
+        """How many times its aim a text may have used by now, since annealing will bring the weights back."""
+        rate = max(float(group["lr"]) for group in run.optimizer.param_groups)
+        self._peak = max(self._peak, rate)
+        return 1 + self.overshoot * rate / self._peak if self._peak else 1.0
 
     def _walk_back(self, run: Run) -> None:
         """The largest part of the way from the last admitted weights to the average that the budget allows."""
@@ -211,7 +226,7 @@ class Governor(Rule):
 
     # Settling -------------------------------------------------------------------------------------------------------
 
-    def _settled(self, run: Run) -> Values:
+    def settled(self, run: Run) -> Values:
         """The weights to leave: the final average as far from the base as the budget allows, or earlier ones if better.
 
         The line may lead a little beyond the average, where that lowers the loss and uses the budget up.
@@ -280,10 +295,12 @@ class Governor(Rule):
             return -fraction
         count = sum(items(run.model, batch) for batch in window)
         with run.at(self._between(run, start, end, fraction)):
-            return sum(float(loss_of(run.model, batch, count, len(window))[0]) for batch in window)
+            loss = sum(float(loss_of(run.model, batch, count, len(window))[0]) for batch in window)
+        return float(run.agreed(torch.tensor(loss)))
 
     def _losses(self, run: Run, rows: Sequence[Row]) -> SequenceLosses:
-        return sequence_losses(run.model, rows, pad_id=self.pad_id)
+        losses = sequence_losses(run.model, rows, pad_id=self.pad_id)
+        return SequenceLosses(run.agreed(losses.total), losses.tokens)
 
     def _say(self, run: Run, action: str, **figures: object) -> None:
         strengths = {type(r).__name__.lower(): r.strength for r in run.rules if r.strength}

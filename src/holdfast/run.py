@@ -7,7 +7,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from holdfast._errors import BadInput, HoldfastError, TrainingStopped, Unsupported
 from holdfast.objective import items, loss_of
-from holdfast.params.inventory import Param, inventory
+from holdfast.params.inventory import inventory
 from holdfast.params.weights import Values, between, copied, local, swapped, write
 from holdfast.rule import REPLAYED, Batch, Kind, Move, Rule, State, Window
 
@@ -43,7 +43,13 @@ class Run:
         scheduler: Any = None,
         sinks: Sequence[Callable[[dict[str, Any]], None]] = (),
     ):
-        self.model, self.optimizer, self.rules, self.seed, self.scheduler = model, optimizer, list(rules), seed, scheduler
+        self.model, self.optimizer, self.rules, self.seed, self.scheduler = (
+            model,
+            optimizer,
+            list(rules),
+            seed,
+            scheduler,
+        )
         self.step = 0
         self.stopped: str | None = None
         self.journal: list[dict[str, Any]] = []
@@ -210,14 +216,17 @@ class Run:
         self._hold(frozenset())
         for name, flag in self._flags.items():
             self.tensors[name].requires_grad_(flag)
-        try:
-            for rule in self.rules:
-                rule.end(self)
-        finally:
-            self._handles, self._before, self._base, self._finite = [], {}, None, None
+        with ExitStack() as stack:  # every rule ends, also where one of them fails to
+            stack.callback(self._clear)
+            for rule in reversed(self.rules):
+                stack.callback(rule.end, self)
 
     def advance(
-        self, batch: Batch | Window | None = None, *, gradients: Mapping[str, Any] | None = None, clip: float | None = None
+        self,
+        batch: Batch | Window | None = None,
+        *,
+        gradients: Mapping[str, Any] | None = None,
+        clip: float | None = None,
     ) -> float:
         """One optimiser step by hand, from batches or from ready gradients; returns the loss (nan for gradients)."""
         if (batch is None) == (gradients is None):
@@ -230,9 +239,10 @@ class Run:
             window = self.batch([batch] if isinstance(batch, dict) else list(batch or []))
             loss = self._backward(window)
         self.release()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(self.tensors.values(), clip)
-        self.optimizer.step()
+        with self._uncast():
+            if clip is not None:
+                nn.utils.clip_grad_norm_(self.tensors.values(), clip)
+            self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -285,8 +295,8 @@ class Run:
         coarse = {n for n, p in self.tensors.items() if p.dtype in (torch.bfloat16, torch.float16)}
         if pulls and coarse:
             raise Unsupported(
-                f"{', '.join(pulls)} pulls weights by small fractions, which {min(coarse)} in half precision would lose. "
-                "Load the trained weights in float32 and use mixed precision (bf16: true) instead."
+                f"{', '.join(pulls)} pulls weights by small fractions, which {min(coarse)} in half precision would "
+                "lose. Load the trained weights in float32 and use mixed precision (bf16: true) instead."
             )
 
     def _resume(self, prepared: State, state: State) -> None:
@@ -324,6 +334,13 @@ class Run:
         """Data-parallel reducers count on gradients that were there when they were built: flags stay, gradients go."""
         return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
+    def _uncast(self) -> torch.autocast:
+        """Backward passes and updates in full precision, also inside a caller's autocast."""
+        return torch.autocast(next(iter(self.tensors.values())).device.type, enabled=False)
+
+    def _clear(self) -> None:
+        self._handles, self._before, self._base, self._finite = [], {}, None, None
+
     def _forget(self) -> None:
         """Drop what others keep of the present weights: autocast its casts, FSDP2 what it gathered."""
         torch.clear_autocast_cache()
@@ -350,7 +367,8 @@ class Run:
             rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
             for name, tensor in self.tensors.items():
                 if tensor.grad is not None and id(tensor) in rates:
-                    self._ask(asked, name, rates[id(tensor)])
+                    with self._uncast():
+                        self._ask(asked, name, rates[id(tensor)])
         self._before = {}
         torch.clear_autocast_cache()
 
@@ -370,7 +388,8 @@ class Run:
             loss, outputs = loss_of(self.model, inputs, count, len(window))
             loss = loss + self.penalty(batch, outputs)
             self.watch(loss)
-            loss.backward()
+            with self._uncast():
+                loss.backward()
             total += float(loss.detach())
         return total
 
@@ -382,7 +401,8 @@ class Run:
             gradient = torch.as_tensor(value, dtype=tensor.dtype, device=tensor.device)
             if gradient.shape != tensor.shape:
                 raise BadInput(
-                    f"The gradient for {name!r} has shape {tuple(gradient.shape)}; the parameter has {tuple(tensor.shape)}."
+                    f"The gradient for {name!r} has shape {tuple(gradient.shape)}; "
+                    f"the parameter has {tuple(tensor.shape)}."
                 )
             if isinstance(tensor, DTensor):
                 gradient = distribute_tensor(gradient, tensor.device_mesh, tensor.placements)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,20 +15,21 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from holdfast import checkpoint
-from holdfast._errors import BadCheckpoint, Unsupported
-from holdfast.rule import REPLAYED, Rule, Window
+from holdfast._errors import Unsupported
+from holdfast.rule import REPLAYED, Batch, Rule, Window
 from holdfast.run import Run
-
-logger = logging.getLogger(__name__)
+from holdfast.run_folder import RunFolder, Saved
 
 
 class RulesMixin:
     """Put before a Trainer class to give it `rules`: `class MyTrainer(RulesMixin, SFTTrainer): ...`.
 
     Checkpoints are written whole or not at all, only complete ones are resumed from, a loss that is not finite stops
-    the run, and SIGTERM or Ctrl-C saves a checkpoint and stops.
+    the run, and SIGTERM or Ctrl-C saves a checkpoint and stops. `sinks` get each line of the run's journal, in the
+    first process only. Where a trainer's own loss builds no logits, rules with a penalty cost a forward pass more.
     """
 
     args: TrainingArguments
@@ -43,24 +44,28 @@ class RulesMixin:
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        if self.args.auto_find_batch_size:
-            raise Unsupported("auto_find_batch_size restarts a run behind the rules' backs; set the batch size yourself.")
         self.rules, self.sinks = list(rules), list(sinks)
         self.run: Run | None = None
         self.interrupted = False
-        self._resumed: Path | None = None
+        self._resumed: Saved | None = None
+        self._folder = RunFolder()
         self._staging: Path | None = None
         self.add_callback(_Bridge(self))  # type: ignore[attr-defined]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as the Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint."""
-        self._resumed = self._complete(resume_from_checkpoint)
-        self.interrupted = False
+        """Train as the Trainer does; `resume_from_checkpoint=True` takes the newest complete checkpoint.
+
+        Raises BadCheckpoint for one that is not complete or not of this model, Unsupported where rules could not keep
+        their word, and TrainingStopped for a loss that is not finite or a full disk.
+        """
+        self._refuse()
+        self._start_afresh(resume_from_checkpoint)
         try:
             with self._interruptible():
-                resumed = None if self._resumed is None else str(self._resumed)
+                resumed = None if self._resumed is None else str(self._resumed.folder)
                 return super().train(resumed, *args, **kwargs)  # type: ignore[misc]
         finally:
+            self._resumed = None
             if self.run is not None:
                 self.run.end()
 
@@ -79,14 +84,21 @@ class RulesMixin:
         parent = super().compute_loss  # type: ignore[misc]
         if self.run is None or not model.training:
             return parent(model, plain, return_outputs, num_items_in_batch)
-        if not self.run.penalised:
-            result = parent(model, plain, return_outputs, num_items_in_batch)
-            self.run.watch(result[0] if return_outputs else result)
-            return result
-        loss, outputs = parent(model, dict(plain), True, num_items_in_batch)
-        loss = loss + self.run.penalty(inputs, outputs) * self._divided_later(num_items_in_batch)
+        with _overheard(model) as heard:
+            result = parent(model, dict(plain), return_outputs, num_items_in_batch)
+        loss = result[0] if return_outputs else result
+        if self.run.penalised:
+            penalty = self.run.penalty(inputs, _with_logits(model, plain, heard))
+            loss = loss + penalty * self._divided_later(num_items_in_batch)
         self.run.watch(loss)
-        return (loss, outputs) if return_outputs else loss
+        return (loss, result[1]) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One micro-batch forward and backward; what is held has no part in the norm that gradients are clipped to."""
+        loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        if self.run is not None:
+            self.run.release()
+        return loss
 
     def _divided_later(self, num_items_in_batch: Any) -> int:
         """By how much the Trainer will divide the loss once more, which penalties must not suffer twice."""
@@ -96,39 +108,47 @@ class RulesMixin:
             scaled = counted or self.compute_loss_func is not None  # type: ignore[attr-defined]
         return 1 if scaled else int(self.current_gradient_accumulation_steps)  # type: ignore[attr-defined]
 
+    def _refuse(self) -> None:
+        """Raise Unsupported for a host in which rules could not keep their word."""
+        if self.args.auto_find_batch_size:
+            raise Unsupported(
+                "auto_find_batch_size restarts a run behind the rules' backs; set the batch size yourself."
+            )
+        if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            raise Unsupported(
+                "DeepSpeed's own optimiser steps where no rule can look; use FSDP2 or plain data parallel."
+            )
+        if self._is_sharded and getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) != 2:  # type: ignore[attr-defined]
+            raise Unsupported("FSDP1 flattens weights, so that no rule can tell them apart; set `fsdp_version: 2`.")
+
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_fsdp_enabled)  # type: ignore[attr-defined]
+
     def _begin(self, scheduler: Any) -> None:
-        if self.is_deepspeed_enabled and any("update" in r.hooks() for r in self.rules):  # type: ignore[attr-defined]
-            raise Unsupported("DeepSpeed's own optimiser steps where no rule can look; use FSDP2 or plain data parallel.")
         optimizer = self.optimizer  # type: ignore[attr-defined]
-        inner = getattr(optimizer, "optimizer", optimizer)
         self.run = Run(
-            self.model, inner, self.rules, seed=self.args.seed, scheduler=scheduler, sinks=self.sinks
+            self.model,
+            getattr(optimizer, "optimizer", optimizer),
+            self.rules,
+            seed=self.args.seed,
+            scheduler=scheduler,
+            sinks=self.sinks if self.args.process_index == 0 else (),
         )
         if self._resumed is None:
             self.run.begin()
-            return
-        prepared = self._resumed.parent / "prepared"
-        checkpoint.check(prepared)
-        state = checkpoint.read_state(self._resumed, self._rank("rules"))
-        if state["step"] != self.state.global_step:
-            raise BadCheckpoint(f"{self._resumed}: the rules stood at step {state['step']}, the trainer at another.")
-        self.run.begin(checkpoint.read_state(prepared, self._rank("rules")), state)
-
-    def _rank(self, name: str) -> str:
-        return name if self.args.world_size == 1 else f"{name}-{self.args.process_index}-of-{self.args.world_size}"
+        else:
+            self._folder.resume(self._resumed)
+            self.run.begin(self._resumed.prepared, self._resumed.state)
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
-    def _complete(self, wanted: str | bool | None) -> Path | None:
-        if not wanted:
-            return None
-        if wanted is True:
-            found = checkpoint.newest(Path(self.args.output_dir))
-            if found is None:
-                raise BadCheckpoint(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
-            return found
-        checkpoint.check(Path(wanted))
-        return Path(wanted)
+    def _start_afresh(self, wanted: str | bool | None) -> None:
+        self.run, self.interrupted = None, False
+        part = (self.args.process_index, self.args.world_size) if self._is_sharded else None
+        meet = self.accelerator.wait_for_everyone  # type: ignore[attr-defined]
+        self._folder = RunFolder(part=part, first=self.args.should_save, meet=meet)
+        self._resumed = self._folder.choose(Path(self.args.output_dir or "."), wanted, _trained(self.model))
 
     def _get_output_dir(self, trial: Any = None) -> str:
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)  # type: ignore[misc]
@@ -137,35 +157,28 @@ class RulesMixin:
         """Everything into a staging folder; then sealed, moved to its place, and only then older ones deleted."""
         place = Path(self._get_output_dir(trial))
         folder = place / f"checkpoint-{self.state.global_step}"
-        self._save_prepared(place / "prepared")
+        assert self.run is not None
+        self._folder.prepare(place, {n: list(p.shape) for n, p in self.run.tensors.items()}, self.run.prepared)
         self._staging = place / ".saving"
         try:
-            with self._published(self._staging / folder.name, folder) as staged:
+            with self._folder.published(self._staging / folder.name, folder) as staged:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-                if self.run is not None:
-                    checkpoint.write_state(staged, self._rank("rules"), self.run.state())
+                self._repoint(staged, folder)
+                self._folder.write(staged, self.run.state())
         finally:
+            if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
         best = self.state.best_model_checkpoint
         if self.args.should_save:
             checkpoint.rotate(place, self.args.save_total_limit, Path(best) if best else None)
 
-    def _save_prepared(self, folder: Path) -> None:
-        if self.run is not None and not (folder / checkpoint.MANIFEST).is_file():
-            with self._published(folder.with_name(".saving-prepared"), folder) as staged:
-                checkpoint.write_state(staged, self._rank("rules"), self.run.prepared())
-
-    @contextmanager
-    def _published(self, staging: Path, folder: Path) -> Iterator[Path]:
-        """Every process writes to `staging`; the first one moves it into place when all have written."""
-        with checkpoint.kept_whole(staging, folder, first=self.args.should_save, meet=self._meet):
-            yield staging
-        best = self.state.best_model_checkpoint
-        if best and Path(best).name == folder.name:
+    def _repoint(self, staged: Path, folder: Path) -> None:
+        """The best checkpoint is remembered by path; one that is just being written will stand elsewhere."""
+        if self.state.best_model_checkpoint == str(staged):
             self.state.best_model_checkpoint = str(folder)
-
-    def _meet(self) -> None:
-        self.accelerator.wait_for_everyone()  # type: ignore[attr-defined]
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
     # Signals --------------------------------------------------------------------------------------------------------
 
@@ -204,7 +217,7 @@ class _Bridge(TrainerCallback):
         run.after()
         if run.stopped:
             control.should_training_stop = True
-        if self.trainer.interrupted:
+        if bool(run.agreed(torch.tensor(float(self.trainer.interrupted))) > 0):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -214,6 +227,30 @@ class _Bridge(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         if self.trainer.run is not None:
             self.trainer.run.end()
+
+
+@contextmanager
+def _overheard(model: nn.Module) -> Iterator[list[Any]]:
+    """What the model answers meanwhile, whichever way the trainer's loss asks it."""
+    heard: list[Any] = []
+    hook = model.register_forward_hook(lambda module, args, output: heard.append(output))
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+def _with_logits(model: nn.Module, batch: Batch, heard: Sequence[Any]) -> Any:
+    """The first answer that has logits to differentiate; where the loss never built them, the model is asked again."""
+    for outputs in heard:
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        if logits is not None and logits.requires_grad:
+            return outputs
+    return model(**{k: v for k, v in batch.items() if k != "labels"})
+
+
+def _trained(model: nn.Module) -> dict[str, list[int]]:
+    return {name: list(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _number(value: Any) -> Any:

@@ -14,6 +14,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from holdfast._errors import BadInput, UnknownName, Unsupported
+from holdfast.params import per_example
 from holdfast.params.importance import fisher, normalised, product_fisher
 from tests.models import ARCHITECTURES, VOCABULARY, build
 
@@ -201,6 +202,37 @@ def test_what_no_rule_covers_is_looped_and_named(time_first: bool, length: int, 
     assert ("'mix.weight'" in caplog.text) == time_first
 
 
+def test_a_wrong_rule_is_found_out(monkeypatch: Any, caplog: Any) -> None:
+    def wrong(call: Any, name: str, grad: Tensor) -> Any:
+        return per_example._linear(call, name, 1.01 * grad)
+
+    monkeypatch.setitem(per_example.RULES, nn.Linear, wrong)
+    model, batch = build("llama"), rows()
+    with caplog.at_level(logging.DEBUG, logger="holdfast"):
+        assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
+    assert caplog.text.count("_proj.weight'") == 3 * 7 and "norm" not in caplog.text
+
+
+class ChannelsFirst(nn.Module):
+    """A norm whose features do not come last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 16)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("norm", [ChannelsFirst(), nn.RMSNorm(16), nn.LayerNorm(16, bias=False)])
+@pytest.mark.parametrize("length", [9, 16])
+def test_any_norm(norm: nn.Module, length: int) -> None:
+    model, batch = Odd(time_first=False), rows(length=length)
+    model.mix = nn.Sequential(model.mix, norm)
+    nn.init.normal_(next(norm.parameters()), generator=torch.Generator().manual_seed(0))
+    assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
+
+
 def test_the_seven_architectures_need_a_loop_for_relative_positions_alone(caplog: Any) -> None:
     for arch in ARCHITECTURES:
         caplog.clear()
@@ -242,10 +274,13 @@ def test_a_row_without_labels_counts_as_a_sequence() -> None:
 
 def trace(model: nn.Module) -> list[Any]:
     """Everything about a model that must be as before, except its values."""
-    modules = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-               for m in model.modules()]
-    return modules + [(p.requires_grad, id(p.grad), len(p._post_accumulate_grad_hooks or ()), len(p._backward_hooks or ()))
-                      for p in model.parameters()]
+    modules = [
+        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()
+    ]
+    return modules + [
+        (p.requires_grad, id(p.grad), len(p._post_accumulate_grad_hooks or ()), len(p._backward_hooks or ()))
+        for p in model.parameters()
+    ]
 
 
 def prepared(arch: str) -> nn.Module:
@@ -297,7 +332,7 @@ def test_progress_counts_sequences() -> None:
 
 def test_bad_requests_say_what_to_do() -> None:
     model, batch = build("llama"), rows()
-    with pytest.raises(UnknownName, match="model.norm.weight"):
+    with pytest.raises(UnknownName, match=r"model\.norm\.weight"):
         fisher(model, [batch], paths={"model.norm.wieght"})
     with pytest.raises(BadInput, match="at least one batch"):
         fisher(model, [])

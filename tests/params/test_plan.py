@@ -17,7 +17,9 @@ from holdfast.params.plan import Cost, Plan, freeze, from_config, plan, render_p
 from holdfast.params.select import Select, component, everything, layers, parse, path
 from tests.models import ARCHITECTURES, build, config, inputs, lora
 
-SELECTIONS = ["embedding", "attention", "layers(67%)", '"*norm*" | "*ln_*"', "layers(0:2) & ~mlp | head"]
+SELECTIONS = ["embedding", "attention", "layers(67%)", '"*.[01].*"', "layers(0:2) & ~mlp | head"]
+# A T5 config always ties, so a head parted by hand is not saved.
+SAVEABLE = [(arch, tied) for arch in ARCHITECTURES for tied in (True, False) if tied or arch != "t5"]
 
 
 def nbytes(tensors: Any) -> int:
@@ -37,13 +39,7 @@ def after_a_step(model: torch.nn.Module) -> tuple[Cost, torch.optim.Optimizer]:
 @pytest.mark.parametrize("text", SELECTIONS)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_freezing_saves_the_gradient_and_optimiser_bytes_that_the_plan_says(arch: str, text: str) -> None:
-    select = parse(text if arch != "t5" or "ln_" not in text else '"*norm*"')
-    if arch in ("llama", "qwen2") and "ln_" in text:
-        select = parse('"*norm*"')
-    elif arch == "gpt2" and "ln_" in text:
-        select = parse('"*ln_*"')
-    elif "ln_" in text:
-        select = parse('"*orm*"')
+    select = parse(text)
     planned = plan(build(arch), select)
     assert after_a_step(build(arch))[0] == planned.cost_before
 
@@ -81,11 +77,8 @@ def test_an_adapter_trains_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize(("arch", "tied"), SAVEABLE)
 def test_saved_bytes_are_those_on_disk(arch: str, tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
-    if arch == "t5" and not tied:
-        pytest.skip("a T5 config always ties, so a parted head is not saved")
     model = build(arch, tied=tied).to(dtype)
     model.save_pretrained(tmp_path)
     assert plan(model).saved_bytes == data_bytes(tmp_path / "model.safetensors")
@@ -126,7 +119,7 @@ def test_freezing_lets_go_of_gradients() -> None:
 def test_planning_changes_nothing_and_neither_does_a_failed_freeze() -> None:
     model = build("llama")
     plan(model, everything)
-    with pytest.raises(UnmatchedSelect, match="did you mean|Did you mean"):
+    with pytest.raises(UnmatchedSelect, match=r"Did you mean"):
         freeze(model, component("mlp") | path("*.q_porj.*"))
     assert all(p.requires_grad for p in model.parameters())
 
@@ -193,7 +186,7 @@ def test_the_class_of_a_config(settings: PretrainedConfig, name: str) -> None:
 
 
 def test_a_config_without_a_language_model() -> None:
-    with pytest.raises(BadInput, match="No language model can be built from a ViTConfig"):
+    with pytest.raises(BadInput, match=r"No language model can be built from a ViTConfig"):
         from_config(ViTConfig(architectures=None))
 
 
@@ -218,4 +211,5 @@ def test_rendered() -> None:
 def test_rendered_without_a_selection() -> None:
     text = rendered(plan(build("lora")))
     assert "saved adapter" in text
-    assert "matched" not in text and "frozen as planned" not in text
+    assert "matched" not in text
+    assert "frozen as planned" not in text

@@ -58,7 +58,7 @@ def test_ranges_of_blocks(text: str, n_layers: int, expected: list[int]) -> None
 def test_shares_next_to_each_other_part_the_blocks() -> None:
     for n_layers, (a, b) in itertools.product(range(1, 12), [(0, 30), (30, 70), (70, 100)]):
         parts = [blocks(parse(f"layers({low}%:{high}%)"), n_layers) for low, high in [(0, a), (a, b), (b, 100)]]
-        assert sum(parts, []) == list(range(n_layers))
+        assert [*itertools.chain(*parts)] == list(range(n_layers))
 
 
 def test_blocks_of_both_stacks() -> None:

@@ -63,9 +63,9 @@ def test_layers_in_python() -> None:
     assert layers("50%") == parse("layers(50%)") == layers(0, "50%")
     assert layers(-2) == layers(-2, None) == parse("layers(-2:)")
     assert layers(0, 6) == parse("layers(:6)")
-    with pytest.raises(BadInput, match="'half' is no bound of layers"):
+    with pytest.raises(BadInput, match=r"'half' is no bound of layers"):
         layers("half")
-    with pytest.raises(BadInput, match="'101%' is no bound"):
+    with pytest.raises(BadInput, match=r"'101%' is no bound"):
         layers(0, "101%")
 
 
@@ -112,12 +112,13 @@ def test_errors_point_at_the_column(text: str, column: int, why: str) -> None:
         parse(text)
     heading, shown, pointer = str(caught.value).split("\n")
     assert f"at column {column}," in heading
-    assert len(pointer) - 4 == column and pointer.strip() == "^"
+    assert len(pointer) - 4 == column
+    assert pointer.strip() == "^"
     assert shown[4:] == text.replace("\n", " ")
 
 
 def test_an_unknown_component_in_python() -> None:
-    with pytest.raises(UnknownName, match="Did you mean 'attention'"):
+    with pytest.raises(UnknownName, match=r"Did you mean 'attention'"):
         component("atention")
 
 
@@ -144,14 +145,14 @@ def test_a_selection_that_matches_nothing_names_the_nearest(text: str, hints: li
 
 @pytest.mark.parametrize("text", ['embedding | "*.q_porj.*"', '~"*.q_porj.*"', 'norm & (mlp | "*.q_porj.*")'])
 def test_a_misspelt_pattern_does_not_hide_behind_what_matches(text: str) -> None:
-    with pytest.raises(UnmatchedSelect, match='"\\*.q_porj.\\*" matches none'):
+    with pytest.raises(UnmatchedSelect, match=r'"\*.q_porj.\*" matches none'):
         matched(parse(text), LLAMA)
 
 
 def test_each_side_of_an_or_has_to_match() -> None:
     with pytest.raises(UnmatchedSelect, match=r"layers\(7:9\) matches none"):
         matched(parse("embedding | layers(7:9)"), LLAMA)
-    with pytest.raises(UnmatchedSelect, match="The selection adapter matches none"):
+    with pytest.raises(UnmatchedSelect, match=r"The selection adapter matches none"):
         matched(parse("adapter | embedding"), LLAMA)
     assert matched(parse("everything & ~adapter"), LLAMA) == LLAMA
 

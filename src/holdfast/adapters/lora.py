@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -108,4 +109,5 @@ def load_adapted(folder: str | Path) -> Base:
     if not named:
         raise BadInput(f"{place / CONFIG} does not say which base the adapter belongs to (base_model_name_or_path).")
     base = load_base(named)
-    return Base(PeftModel.from_pretrained(base.model, place), base.tokenizer, str(folder), base.digest)
+    adapted: Any = PeftModel.from_pretrained(base.model, place)
+    return Base(adapted, base.tokenizer, str(folder), base.digest)

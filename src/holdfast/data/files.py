@@ -143,7 +143,7 @@ def _table(delimiter: str) -> Reader:
                         raise BadRecord(path, lines.line_num, f"this line has {more} fields than the header.")
                     yield Raw(str(path), lines.line_num, fields)
             except csv.Error as error:
-                raise BadRecord(path, lines.line_num, f"{error}.") from error
+                raise BadRecord(path, lines.reader.line_num, f"{error}.") from error
 
     return read
 

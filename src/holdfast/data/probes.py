@@ -60,7 +60,7 @@ def probes(
         parts: dict[str, list[Row]] = split(drawn, shares, seed)
         origin = f"sampled from the base model {base.name}, seed {seed}"
         return {part: Probe(source, made, f"{origin}, part {part!r}") for part, made in parts.items()}
-    records = _pieces(read(source, split=dataset_split, mapping=mapping), len(shares))
+    records = pieces(read(source, split=dataset_split, mapping=mapping), len(shares))
     dealt = split(records, shares, seed, window=window)
     return {
         part: Probe(
@@ -72,11 +72,11 @@ def probes(
     }
 
 
-def _pieces(records: Sequence[Record], parts: int) -> list[Record]:
+def pieces(records: Sequence[Record], parts: int) -> list[Record]:
     """The records, or, where they are too few to be dealt out, their texts in blocks."""
     enough = 10 * parts
     if len(records) >= enough:
         return list(records)
     size = min(1500, max(1, sum(len(r.text) for r in records if isinstance(r, Text)) // (2 * enough)))
     cut = ([Text(block) for block in documents(r.text, size=size)] if isinstance(r, Text) else [r] for r in records)
-    return [piece for pieces in cut for piece in pieces]
+    return [piece for block in cut for piece in block]

@@ -8,19 +8,20 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from holdfast.params.precision import own_precision
+
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[torch.device]:
     """Evaluation mode, no gradients and no autocast; afterwards the mode of every submodule is as before.
 
-    Autocast is off even inside a caller's autocast, so that figures do not depend on who asks. `no_grad` rather than
-    `inference_mode`: what a model caches in passing (rotary tables) stays usable in training. Yields the device that
-    the inputs belong on.
+    Autocast is off even inside a caller's autocast and in a model that accelerate prepared, so that figures do not
+    depend on who asks. `no_grad` rather than `inference_mode`: what a model caches in passing (rotary tables) stays
+    usable in training. Yields the device that the inputs belong on.
     """
     modes = {module: module.training for module in model.modules()}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), own_precision(model) as device:
             model.eval()
             yield device
     finally:

@@ -105,13 +105,11 @@ def _sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting
         ids, given = _drawn(model, tokenizer, settings, first, generator, settings.n)
         for _ in range(0 if settings.near_duplicates else ROUNDS):
             kept = fresh(ids.tolist())
-            if len(kept) == len(ids):
-                break
-            more = _drawn(model, tokenizer, settings, first, generator, len(ids) - len(kept))
-            ids, given = torch.cat([ids[kept], more[0]]), torch.cat([given[kept], more[1]])
-        else:
-            if not settings.near_duplicates:
-                logger.warning("The base repeats itself: near-identical rows remain after %d rounds.", ROUNDS)
+            if len(kept) < settings.n:
+                more = _drawn(model, tokenizer, settings, first, generator, settings.n - len(kept))
+                ids, given = torch.cat([ids[kept], more[0]]), torch.cat([given[kept], more[1]])
+    if not settings.near_duplicates and len(fresh(ids.tolist())) < settings.n:
+        logger.warning("The base repeats itself: near-identical rows remain after %d rounds of samples.", ROUNDS)
     return {"ids": ids.int().cpu(), "given": given.cpu()}
 
 

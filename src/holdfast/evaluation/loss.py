@@ -69,12 +69,12 @@ def sequence_kl(
 ) -> SequenceLosses:
     """KL(base || model) in nats, summed over the labelled tokens of each row; `each()` is the mean per sequence.
 
-    `base_logits` takes a batch and returns logits [rows, length, vocabulary], or an output that holds them; it is
+    `base_logits` takes a batch without labels and returns logits [rows, length, vocabulary], or an output that holds them; it is
     called in the same quiet state as the model. On rows that the base wrote, this is the expected rise of the loss.
     """
 
     def divergence(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:
-        given = base_logits(batch)
+        given = base_logits({k: v for k, v in batch.items() if k != "labels"})
         reference = given if isinstance(given, Tensor) else given.logits
         return torch.cat([_kl(reference[at].float(), logits[at].float()) for at in _chunks(kept, logits.shape[-1])])
 

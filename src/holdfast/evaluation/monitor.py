@@ -77,4 +77,5 @@ def movement(run: Run) -> dict[str, float]:
         pair = squares.setdefault(place, [torch.zeros_like(moved), torch.zeros_like(size)])
         pair[0] += moved
         pair[1] += size
-    return {place: float((moved / size.clamp_min(1e-30)).sqrt()) for place, (moved, size) in squares.items()}
+    shares = {place: run.agreed(torch.stack(pair)) for place, pair in squares.items()}
+    return {place: float((moved / size.clamp_min(1e-30)).sqrt()) for place, (moved, size) in shares.items()}

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.params.per_example import Batch, Squares
+from holdfast.params.precision import own_precision
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ def fisher(
     (tied embeddings, shared layers) has its gradients added before they are squared. Every rule is first
     compared with autograd on two short rows; a parameter without a rule that agrees is looped over, example by example.
 
+    Beside activations and the result, memory holds one chunk of one layer's per-example gradients, and for tied
+    embeddings the gradient of the logits, which waits for that of the embedding.
+
     Args:
         model: a transformers language model, PEFT-wrapped or not. It runs without dropout and outside any autocast,
             and is left as it was (modes, flags, hooks, `.grad`), also after an exception.
@@ -61,7 +65,7 @@ def fisher(
     """
     chosen = _chosen(model, paths)
     device, done = next(iter(chosen.values())).device, 0
-    with _undisturbed(model, device):
+    with _undisturbed(model):
         squares = Squares(model, set(chosen.values()), partial(summed_loss, model), chunk_bytes)
         for batch in ({k: v.to(device) for k, v in b.items()} for b in batches):
             if not done:
@@ -139,7 +143,7 @@ def _chosen(model: nn.Module, paths: Collection[str] | None) -> dict[str, nn.Par
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, nothing requiring a gradient, gradients on and autocast off; all put back afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
@@ -147,7 +151,7 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
         model.eval()
         for p, _ in flags:
             p.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(False), torch.enable_grad(), own_precision(model):
             yield
     finally:
         for m, training in modes:

@@ -5,38 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from holdfast.params.lora import LoraFactor, lora_factors
+
 Component = Literal["embedding", "attention", "mlp", "norm", "head", "adapter", "other"]
 COMPONENTS: tuple[Component, ...] = ("embedding", "attention", "mlp", "norm", "head", "adapter", "other")
 
 # Only where structure cannot tell. Attention has no shape of its own, so its module's class or attribute names it.
 _ATTENTION = ("attention", "attn")
-_MIXERS = ("mamba", "rwkv", "recurrent", "deltanet", "ssm", "shortconv")  # neither attention nor MLP
-_OUTSIDE: dict[str, Component] = {"project_in": "embedding", "project_out": "head"}  # OPT's change of width
+_MIXERS = ("mamba", "recurrent", "deltanet", "shortconv")  # neither attention nor MLP
+# The change of width between embedding, blocks and head in OPT and ELECTRA.
+_OUTSIDE: dict[str, Component] = {"project_in": "embedding", "embeddings_project": "embedding", "project_out": "head"}
 _ADAPTERS = ("adaption_prompt", "adaption_gate", "prompt_encoder")  # PEFT methods that declare no adapter layer
 
 _WHOLE = "modules_to_save"  # under this name PEFT keeps whole modules that it trains beside the adapter
-
-
-@dataclass(frozen=True)
-class LoraFactor:
-    """One of the two factors of a LoRA pair: the target moves by `scaling * B @ A`, transposed if `transposed`.
-
-    `partner` and `target` are canonical paths. `transposed` is true where the target is stored [in, out] (the Conv1D of
-    GPT-2, an embedding). Under DoRA the product is what is added before the magnitudes are applied.
-    """
-
-    side: Literal["A", "B"]
-    partner: str
-    scaling: float
-    target: str
-    transposed: bool
 
 
 @dataclass(frozen=True)
@@ -88,7 +76,7 @@ def inventory(model: nn.Module) -> list[Param]:
     for path, parameter in model.named_parameters(remove_duplicate=False):
         aliases[id(parameter)].append(path)
     canonical = {path: paths[0] for paths in aliases.values() for path in paths}
-    factors = dict(_lora_factors(anatomy.modules, canonical))
+    factors = dict(lora_factors(anatomy.modules, canonical))
     return [
         _param(parameter, tuple(aliases[id(parameter)]), anatomy, factors.get(path))
         for path, parameter in model.named_parameters()
@@ -216,37 +204,6 @@ def _is_norm(module: nn.Module) -> bool:
     own = dict(module.named_parameters(recurse=False))
     scale = own.get("weight")
     return scale is not None and not isinstance(module, nn.PReLU) and all(p.dim() == 1 for p in own.values())
-
-
-def _lora_factors(modules: dict[str, nn.Module], canonical: dict[str, str]) -> Iterator[tuple[str, LoraFactor]]:
-    """Both factors of every PEFT LoRA pair that is a plain product of two matrices, by canonical path."""
-    for path, layer in modules.items():
-        for a, b, name, flipped in _pairs(path, layer):
-            if a in canonical and b in canonical and (target := _target(path, layer)) in canonical:
-                scaling: Any = layer.scaling
-                common = float(scaling[name]), canonical[target], flipped
-                yield canonical[a], LoraFactor("A", canonical[b], *common)
-                yield canonical[b], LoraFactor("B", canonical[a], *common)
-
-
-def _pairs(path: str, layer: nn.Module) -> Iterator[tuple[str, str, str, bool]]:
-    """Paths of A and B, adapter name, and whether the product is transposed; convolutions and AdaLoRA give none."""
-    if hasattr(layer, "parameter_name"):
-        return  # PEFT's factors on a bare parameter hold one product per expert
-    linear: Any = getattr(layer, "lora_A", None)
-    for name, factor in linear.items() if isinstance(linear, nn.ModuleDict) else ():
-        if isinstance(factor, nn.Linear):
-            flipped = bool(getattr(layer, "fan_in_fan_out", False))
-            yield f"{path}.lora_A.{name}.weight", f"{path}.lora_B.{name}.weight", name, flipped
-    for name in getattr(layer, "lora_embedding_A", None) or ():
-        yield f"{path}.lora_embedding_A.{name}", f"{path}.lora_embedding_B.{name}", str(name), True
-
-
-def _target(path: str, layer: nn.Module) -> str:
-    """The weight under a PEFT layer, below further wrappers if there are any."""
-    while isinstance(inner := getattr(layer, "base_layer", None), nn.Module):
-        path, layer = f"{path}.base_layer", inner
-    return f"{path}.weight"
 
 
 def _within(path: str, ancestor: str) -> bool:

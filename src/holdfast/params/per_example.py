@@ -63,7 +63,7 @@ class Scatter:
     def add_squares(self, total: Tensor) -> None:
         """Add the squares to total [rows, columns] without a dense table: by (example, row) that occurs."""
         first = len(total) * torch.arange(len(self.tokens), device=total.device)[:, None]
-        keys, group = (first + self.tokens).unique(return_inverse=True)
+        keys, group = torch.unique(first + self.tokens, return_inverse=True)
         sums = total.new_zeros(len(keys), total.shape[1]).index_add_(0, group.flatten(), self.values.flatten(0, 1))
         total.index_add_(0, keys % len(total), sums.square_())
 
@@ -108,7 +108,7 @@ def _conv1d(call: Call, name: str, grad: Tensor) -> Use | None:
 def _embedding(call: Call, name: str, grad: Tensor) -> Use | None:
     """Which rows are read, and how they are scaled, is asked of the layer itself (OPT adds 2, Gemma scales)."""
     weight, padding = call.module.get_parameter("weight"), getattr(call.module, "padding_idx", None)
-    rows = torch.arange(len(weight), dtype=torch.float64, device=weight.device)[:, None]
+    rows = torch.arange(len(weight), dtype=torch.float32, device=weight.device)[:, None]
     tokens = call.by_example(call.again(weight=rows) / call.again(weight=torch.ones_like(rows)))
     scale = call.by_example(call.again(weight=weight.new_ones(len(weight), 1)))
     if tokens is None or scale is None:
@@ -120,12 +120,14 @@ def _embedding(call: Call, name: str, grad: Tensor) -> Use | None:
 
 def _norm(call: Call, name: str, grad: Tensor) -> Use | None:
     """What the weight multiplies is asked of the layer itself, which is affine in it (Gemma's 1 + weight as well)."""
+    zeros = {n: torch.zeros_like(p) for n, p in call.module.named_parameters(recurse=False)}
+    if grad.shape[-1] != len(zeros[name]):
+        return None
     if name == "bias":
         return Vector(grad.sum(1))
-    zeros = {n: torch.zeros_like(p) for n, p in call.module.named_parameters(recurse=False)}
     ones = zeros | {"weight": torch.ones_like(zeros["weight"])}
-    unit = call.by_example(call.again(**ones) - call.again(**zeros))
-    return None if unit is None or unit.shape[-1] != len(zeros["weight"]) else Vector((unit * grad).sum(1))
+    factor = call.by_example(call.again(**ones) - call.again(**zeros))
+    return None if factor is None else Vector((factor * grad).sum(1))
 
 
 Rule = Callable[[Call, str, Tensor], Use | None]
@@ -133,8 +135,10 @@ RULES: dict[type[nn.Module], Rule] = {nn.Linear: _linear, Conv1D: _conv1d, nn.Em
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """The rule of a layer, (call, parameter's name, gradient of the output [B, T, features]) -> use: by type, or, for
-    the many norms, by structure; None where there is none."""
+    """The rule of a layer, by its type, or by structure for the many norms; None where there is none.
+
+    A rule takes the call, the parameter's name and the gradient of the output [B, T, features], and gives the use.
+    """
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith("Norm") and isinstance(weight, nn.Parameter) and weight.ndim == 1:
         return _norm
@@ -179,14 +183,17 @@ class Squares:
 
         def compare(p: nn.Parameter) -> None:
             self._settle(p)
+            assert p.grad is not None
             truth, p.grad = p.grad.float().square_(), None
-            errors[p] = float((self.sums[p] - truth).abs().max()), float(truth.max())
+            largest = float(truth.max())
+            errors[p] = float(truth.sub_(self.sums[p]).abs_().max()), largest
 
         grads = {p: p.grad for p in self.sums.keys() - self.looped}
-        handles = [p.requires_grad_().register_post_accumulate_grad_hook(compare) for p in grads]
+        handles = []
         try:
             for p in grads:
-                p.grad = None
+                p.requires_grad_(True).grad = None
+                handles.append(p.register_post_accumulate_grad_hook(compare))  # type: ignore[no-untyped-call]
             self._walk(_probe(batch))
         finally:
             for handle in handles:
@@ -207,17 +214,17 @@ class Squares:
         try:
             objective = self.objective(batch)
             if objective.requires_grad:
-                objective.backward()
+                torch.autograd.backward(objective)
         finally:
             for handle in handles:
                 handle.remove()
         for p in list(self._uses):
             self._settle(p)
 
-    def _watch(self, rule: Rule, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+    def _watch(self, rule: Rule, module: nn.Module, args: Any, kwargs: Any, output: object) -> Tensor | None:
         """Forward hook: let the output carry a gradient for each example, and wait for it."""
         owned = {n: p for n, p in module.named_parameters(recurse=False) if p in self.sums and p not in self.looped}
-        if not owned or not torch.is_grad_enabled():
+        if not owned or not isinstance(output, Tensor) or not torch.is_grad_enabled():
             return None
         if output.ndim > 2 and len(output) == 1:  # position embeddings: broadcast later, their gradients would add up
             output = output.expand(self._size, *output.shape[1:])
@@ -225,7 +232,9 @@ class Squares:
             output = output.requires_grad_().clone()
         self._waiting.update(owned.values())
         calls = [Call(module, args, kwargs, self._size, self._flat)]
-        output.register_hook(lambda grad: self._arrived(rule, calls.pop(), owned, grad))
+        output.register_hook(  # type: ignore[no-untyped-call]
+            lambda grad: self._arrived(rule, calls.pop(), owned, grad)  # popped, so that the input is freed early
+        )
         return output
 
     def _arrived(self, rule: Rule, call: Call, owned: Mapping[str, nn.Parameter], grad: Tensor) -> None:

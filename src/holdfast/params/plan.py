@@ -103,7 +103,7 @@ def plan(model: nn.Module | Sequence[Param], select: Predicate | None = None) ->
     >>> llama = from_config(LlamaConfig(num_hidden_layers=4, tie_word_embeddings=False))
     >>> planned = plan(llama, component("embedding") | component("head"))
     >>> f"{planned.count:,} {planned.share:.1%} {planned.cost.optimizer:,}"
-    '1,071,681,536 24.5% 6,476,398,740'
+    '1,071,681,536 24.5% 6,476,300,436'
     """
     params = inventory(model) if isinstance(model, nn.Module) else list(model)
     return Plan(select, tuple(params), tuple(matched(select, params) if select else ()))

@@ -53,4 +53,6 @@ def swapped(params: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) ->
 @torch.no_grad()
 def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], fraction: float) -> Values:
     """Values on the straight line from `start` (fraction 0, exactly) to `end` (fraction 1, exactly)."""
+    if fraction == 0:  # where `end` is not finite, no multiple of it is
+        return {name: start[name].clone() for name in end}
     return {name: torch.lerp(start[name], value.to(start[name].dtype), fraction) for name, value in end.items()}

@@ -18,10 +18,10 @@ from holdfast.rule import rules
 
 
 def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe from a YAML file, the name of a shipped one, or a mapping; `overrides` are `keep.budget=0.05` and the like.
+    """A recipe from a YAML file, the name of a shipped one, or a mapping; `overrides` are like `keep.budget=0.05`.
 
     Values of overrides are YAML; a rule is named (`rules.distill.strength=4`) or counted from 0 (`rules.1.share=0.5`).
-    Without `output` the run goes to runs/ and the name of the file. Raises BadInput and UnknownName, which say what to do.
+    Without `output` the run goes to runs/ and the name of the file. Raises BadInput and UnknownName.
     """
     if isinstance(recipe, Mapping):
         raw, name = dict(recipe), "run"
@@ -49,7 +49,7 @@ def _source(recipe: str | Path) -> str:
     if isinstance(recipe, str) and not path.suffix and "/" not in recipe:
         if recipe in shipped():
             return shipped()[recipe]
-        raise UnknownName(f"file here, and no shipped recipe, called", recipe, shipped())
+        raise UnknownName("file here, and no shipped recipe, called", recipe, shipped())
     raise BadInput(f"There is no recipe {path}. `holdfast recipes list` names those that come with Holdfast.")
 
 
@@ -57,13 +57,13 @@ class _Loader(yaml.SafeLoader):
     """YAML as one expects it: 1e-3 is a number, and a key stands once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
             raise yaml.constructor.ConstructorError(None, None, f"`{twice[0]}` stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -138,7 +139,7 @@ class Recipe(_Part):
 
 
 def checked(raw: Mapping[str, Any]) -> Recipe:
-    """A recipe from plain values; raises UnknownName for a key, rule, method or argument that does not exist, BadInput."""
+    """A recipe from plain values; raises BadInput, and UnknownName for a key, rule, method or argument there is not."""
     try:
         recipe = Recipe.model_validate(_spelt_out(raw))
     except ValidationError as error:
@@ -155,9 +156,7 @@ def checked(raw: Mapping[str, Any]) -> Recipe:
 
 def settings_of(thing: Any) -> dict[str, Any]:
     """What a recipe may set of a rule or method: its arguments and their defaults, `...` where there is none."""
-    registry = type(rules)("thing")
-    registry.register("it")(thing)
-    knobs = {name: p for name, p in registry.knobs("it").items() if name not in GIVEN}
+    knobs = {name: p for name, p in inspect.signature(thing).parameters.items() if name not in GIVEN}
     return {name: ... if p.default is p.empty else p.default for name, p in knobs.items()}
 
 
@@ -185,7 +184,8 @@ def _explained(error: ValidationError) -> BadInput:
     if fault["type"] == "extra_forbidden":
         part = Recipe.model_fields[where[0]].annotation if len(where) > 1 else Recipe
         assert isinstance(part, type) and issubclass(part, BaseModel)
-        return UnknownName(f"key {f'of `{where[0]}`' if len(where) > 1 else 'of a recipe'} called", where[-1], part.model_fields)
+        of = f"`{where[0]}`" if len(where) > 1 else "a recipe"
+        return UnknownName(f"key of {of} called", where[-1], part.model_fields)
     if fault["type"] == "missing":
         return BadInput(f"The recipe lacks `{'.'.join(where)}`.")
     given = "" if isinstance(fault["input"], Mapping | list) else f", not {fault['input']!r}"

@@ -40,11 +40,12 @@ class Distill(Rule):
         old = batch.get(REPLAYED)
         if old is None or not bool(old.any()):
             return None
-        if outputs.get("logits") is None:
+        logits = outputs.get("logits")
+        if logits is None or (torch.is_grad_enabled() and not logits.requires_grad):
             raise Unsupported("distill needs the model's logits, which this trainer's fused loss does not give.")
         rows = {k: v[old] for k, v in batch.items() if k != REPLAYED}
         real = rows["attention_mask"].bool() if "attention_mask" in rows else torch.ones_like(rows["input_ids"]).bool()
-        divergence = token_kl(self._base(rows).logits[real], outputs.logits[old][real]).mean()
+        divergence = token_kl(self._base(rows).logits[real], logits[old][real]).mean()
         self.divergence = float(divergence.detach())
         return self.strength * divergence
 

@@ -45,7 +45,9 @@ class Replay(Rule):
         self._owed += len(batch["input_ids"]) * self.share / (1 - self.share)
         count = int(self._owed + 1e-9)
         self._owed -= count
-        old = collate([self.source[i] for i in self._draw(run, count)], self.pad_id) if count else {}
+        index, processes = run.process
+        drawn = self._draw(run, count * processes)[index * count : (index + 1) * count]
+        old = collate([self.source[i] for i in drawn], self.pad_id) if count else {}
         if old and not self.labels:
             old["labels"] = torch.full_like(old["labels"], -100)
         return joined(batch, old, self.pad_id)

@@ -49,8 +49,7 @@ def style() -> Iterator[None]:
     """The style in which figures are made and written; a glyph that no font here has is left to the reader's fonts."""
     installed = set(font_manager.get_font_names())
     look: Any = {
-        "font.family": "sans-serif",
-        "font.sans-serif": [name for name in _SANS if name in installed],
+        "font.family": [name for name in _SANS if name in installed],
         "font.size": 9.5,
         "text.parse_math": False,
         "text.color": INK,
@@ -90,7 +89,8 @@ def inline(figure: Figure, name: str, label: str) -> str:
     text = re.sub(r'\sid="', f' id="{name}-', text).replace("url(#", f"url(#{name}-")
     text = text.replace('xlink:href="#', f'href="#{name}-')
     text = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", _variable, text)
-    text = re.sub(r"font: ([\d.]+px|\d+ [\d.]+px|bold [\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r"font: ((?:\w+ )*[\d.]+px) [^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
     head = f'<svg role="img" aria-label="{html.escape(label)}" {box.group()}>'

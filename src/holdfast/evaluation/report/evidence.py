@@ -26,6 +26,7 @@ from holdfast.evaluation.report.page import (
     note,
     own,
     row_name,
+    run_name,
     section,
     table,
 )
@@ -70,7 +71,7 @@ def certificates_section(runs: Sequence[RunRecord]) -> str:
 
 
 def _certificate(place: int, run: RunRecord) -> list[str]:
-    parts = [f"<h3 {own(place)}>{escape(run.name)}</h3>"]
+    parts = [run_name(place, run.name)]
     if run.certificate is None:
         parts.append(note(run.missing.get("certificate.json", "This run has no certificate.")))
     else:

@@ -56,13 +56,14 @@ def change(rise: float) -> str:
 
 
 def share(value: float) -> str:
-    """Per cent, with as many decimals as three or four significant digits need."""
-    return signed(value, 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0) + f"{SPACE}%"
+    """Per cent with its sign, with two decimals below 10, one below 100, none above."""
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return NOTHING if math.isnan(value) else signed(value, digits) + _PERCENT
 
 
 def allowance(budget: float) -> str:
     """A budget of 0.02 as 2 %."""
-    return f"{100 * budget:.4g}{SPACE}%" if math.isfinite(budget) else NOTHING
+    return f"{100 * budget:.4g}{_PERCENT}" if math.isfinite(budget) else NOTHING
 
 
 def precise(value: float) -> str:
@@ -151,7 +152,7 @@ def _forgetting(entry: Entry | None) -> Cell:
 def _judged(run: RunRecord) -> Cell:
     if run.verdict is None:
         return Cell("none" if run.certificate is None else "no budget")
-    return Cell(marked(run.verdict), _needs(run), run.verdict)
+    return Cell(marked(run.verdict), tuple(f"needs {said}" for said in _needs(run)), run.verdict)
 
 
 def marked(verdict: str) -> str:
@@ -159,12 +160,13 @@ def marked(verdict: str) -> str:
     return f"{MARKS.get(verdict, '')}{SPACE}{verdict}".strip() or NOTHING
 
 
-def _needs(run: RunRecord) -> tuple[str, ...]:
-    return tuple(
-        f"{entry.get('text')} needs {whole(number(entry, 'needs'))} sequences"
+def _needs(run: RunRecord) -> list[str]:
+    """How many sequences of which text would decide."""
+    return [
+        f"{whole(number(entry, 'needs'))} of {entry.get('text')}"
         for entry in run.audited("kept")
         if math.isfinite(number(entry, "needs"))
-    )
+    ]
 
 
 def verdict_sentence(run: RunRecord) -> str:
@@ -189,7 +191,7 @@ def _worst_sentence(run: RunRecord) -> str:
     went = f"{'rose' if rise[0] == '+' else 'fell'} by {rise[1:]}"
     most = f"its one-sided 95{SPACE}% bound is {change(number(entry, 'upper'))}"
     of = f", and {allowance(allowed)} was allowed" if math.isfinite(allowed) else ""
-    needs = "".join(f" {said} to be decided." for said in _needs(run))
+    needs = f" Sequences that would decide it: {', '.join(_needs(run))}." if _needs(run) else ""
     return f"On {entry.get('text')}{among} perplexity {went}; {most}{of}.{needs}"
 
 
@@ -207,9 +209,8 @@ def render_table(runs: Sequence[RunRecord | str | Path]) -> Table:
     for row in found.rows:
         table.add_column(Text(row[0].value))
     for i, name in enumerate(found.columns[1:], start=1):
-        table.add_row(
-            Text("\n".join(name.rsplit(" ", 1)) if len(name) > 18 else name), *(_rich(row[i]) for row in found.rows)
-        )
+        said = "\n".join(name.rsplit(" ", 1)) if len(name) > 18 else name
+        table.add_row(Text(said), *(_rich(row[i]) for row in found.rows))
         table.add_section()
     return table
 

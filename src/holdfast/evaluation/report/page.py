@@ -47,6 +47,11 @@ def own(place: int) -> str:
     return f'style="--run: var(--run-{place % len(COLOURS)})"'
 
 
+def run_name(place: int, name: str) -> str:
+    """A heading with a run's name, in its colour."""
+    return f'<h3 class="own" {own(place)}>{escape(name)}</h3>'
+
+
 def cell(value: Cell) -> str:
     """A cell of a table: the figure, finer print below it, coloured where it is a verdict."""
     figure = f'<b class="{value.tone}">{escape(value.value)}</b>' if value.tone else escape(value.value)

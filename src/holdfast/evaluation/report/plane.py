@@ -18,7 +18,7 @@ from holdfast._errors import BadInput
 from holdfast.evaluation.report.drawing import BUDGET, FAINT, INK, colour, dashes, marker, percent_scale, style
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
 
-_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+_DIRECTIONS = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 @dataclass(frozen=True)
@@ -133,36 +133,47 @@ def _draw(axes: Axes, track: Track) -> None:
 def _name(figure: Figure, axes: Axes, shown: Sequence[Track]) -> None:
     """Write each run's name beside its point, where it covers least of what is drawn."""
     pixel = figure.dpi / 72
+    axes.set_ylim(axes.get_ylim())  # what is drawn from here on does not move what stands
     taken = [_box(axes, point, 9 * pixel) for track in shown for point in (track.end,)]
     taken += [_box(axes, point, 3 * pixel) for track in shown for point in track.way]
     taken += [_bars(axes, track.end).padded(3 * pixel) for track in shown if track.end.bars is not None]
-    taken += [_upright(axes, limit) for limit in budgets([track.run for track in shown])]
+    taken += [_upright(axes, limit) for limit in (0.0, *budgets([track.run for track in shown]))]
     for track in shown:
         name = track.run.name if track.audited else f"{track.run.name} (not audited)"
-        label = axes.annotate(name, (track.end.forgetting, track.end.gain), color=INK, weight="bold", zorder=5)
+        label = axes.text(track.end.forgetting, track.end.gain, name, color=INK, weight="bold", zorder=5)
         label.set_in_layout(False)
         size = label.get_window_extent()
         x, y = _free(axes, track.end, size.width, size.height, taken, pixel)
+        box = Bbox.from_bounds(x, y, size.width, size.height)
         corner = axes.transData.inverted().transform((x, y))
-        label.xy = (float(corner[0]), float(corner[1]))
-        label.set_position(label.xy)
-        taken.append(Bbox.from_bounds(x, y, size.width, size.height))
+        label.set_position((float(corner[0]), float(corner[1])))
+        _lead(axes, track, box, 20 * pixel)
+        taken.append(box)
+
+
+def _lead(axes: Axes, track: Track, box: Bbox, near: float) -> None:
+    """A thin line from a point to its name where the name stands further away than `near` pixels."""
+    x, y = axes.transData.transform((track.end.forgetting, track.end.gain))
+    edge = (min(max(x, box.x0), box.x1), min(max(y, box.y0), box.y1))
+    if math.dist(edge, (x, y)) > near:
+        ends = axes.transData.inverted().transform([(x, y), edge])
+        axes.plot(ends[:, 0], ends[:, 1], color=colour(track.place), linewidth=0.8, zorder=2.5)
 
 
 def _free(
     axes: Axes, point: Point, wide: float, high: float, taken: Sequence[Bbox], pixel: float
 ) -> tuple[float, float]:
-    """Lower left corner, in pixels, of the nearest place beside a point that covers least."""
+    """Lower left corner, in pixels, of the place beside a point that is near and covers little."""
     x, y = axes.transData.transform((point.forgetting, point.gain))
     inside = axes.get_window_extent()
     best, cost = (x, y), math.inf
-    for far in (9 * pixel, 18 * pixel, 30 * pixel, 44 * pixel):
+    for far in (9 * pixel, 18 * pixel, 30 * pixel, 44 * pixel, 60 * pixel):
         for right, up in _DIRECTIONS:
             left = x + right * far - (wide / 2) * (1 - right)
             low = y + up * far - (high / 2) * (1 - up)
-            covered = _covered(Bbox.from_bounds(left, low, wide, high), taken, inside)
-            if covered < cost:
-                best, cost = (left, low), covered
+            price = _covered(Bbox.from_bounds(left, low, wide, high), taken, inside) + 12 * far
+            if price < cost:
+                best, cost = (left, low), price
     return best
 
 

@@ -1,17 +1,15 @@
-"""Pictures of a run over its steps and over its layers: curves, the governor's marks, and how far each part moved."""
+"""Pictures over the steps: losses, gains, rises with the governor's marks, penalties and strengths."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from holdfast.evaluation.report.drawing import BUDGET, FAINT, GRID, HEAT, INK, STEPS, colour, dashes, percent_scale
+from holdfast.evaluation.report.drawing import BUDGET, FAINT, STEPS, colour, dashes, percent_scale
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent
 
 # Each decision of the governor: its marker in the pictures and the same sign for the page's key.
@@ -22,8 +20,7 @@ ACTIONS = {
     "walked back": ("<", "\N{BLACK LEFT-POINTING TRIANGLE}"),
     "stopped": ("X", "\N{HEAVY MULTIPLICATION X}"),
 }
-SIZE = (4.8, 3.0)
-_COMPONENTS = ("embedding", "attention", "mlp", "norm", "adapter", "head", "other")
+SIZE, ROW = (4.8, 3.0), 0.15  # of a picture, and the further height of a row of marks above it, in inches
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,16 @@ class Curve:
     values: list[float]
     low: list[float] | None = None
     high: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A decision of a run's governor, and the row above the picture in which it stands."""
+
+    place: int
+    step: int
+    row: int
+    action: str
 
 
 def curves(runs: Sequence[RunRecord]) -> list[Picture]:
@@ -117,10 +124,16 @@ def _picture(title: str, found: Sequence[Curve], last: int, *, zero: bool = Fals
     return Picture(title, figure)
 
 
-def _axes(last: int) -> tuple[Figure, Axes]:
-    """Empty axes over the steps from 0 to the last of all runs, so that pictures can be compared."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+def _axes(last: int, strip: Sequence[Mark] = ()) -> tuple[Figure, Axes]:
+    """Empty axes over the steps from 0 to the last of all runs, so that pictures can be compared; marks stand above."""
+    rows = 1 + max((mark.row for mark in strip), default=-1)
+    width, height = SIZE
+    figure = Figure(figsize=(width, height + ROW * rows), layout="constrained")
+    if rows:
+        above, axes = figure.subplots(2, height_ratios=[ROW * rows, height], sharex=True)
+        _strip(above, strip, rows)
+    else:
+        axes = figure.add_subplot()
     axes.set_xlabel(STEPS)
     axes.locator_params(axis="x", nbins=6, integer=True)
     axes.set_xlim(-0.02 * last, 1.02 * last)
@@ -143,7 +156,7 @@ def _draw(axes: Axes, curve: Curve) -> None:
 
 def _rise(runs: Sequence[RunRecord], text: str) -> Picture:
     """The change of perplexity on one guarded text, its budget, and above it what the governor decided."""
-    figure, axes = _axes(_last(runs))
+    figure, axes = _axes(_last(runs), strip=_decided(runs))
     found = [_in_percent(curve) for curve in _looks(runs, "probe", text, "rise")]
     limits = sorted({round(percent(run.limits()[text]), 6) for run in runs if text in run.limits()})
     reach = [v for c in found for column in (c.values, c.low or [], c.high or []) for v in column]
@@ -153,7 +166,6 @@ def _rise(runs: Sequence[RunRecord], text: str) -> Picture:
     for limit in limits:
         axes.axhline(limit, color=BUDGET, linewidth=1.2)
     axes.axhline(0, color=FAINT, linewidth=0.8)
-    _marks(axes, runs)
     said = f"; the line is the budget of {' and '.join(f'{limit:g} %' for limit in limits)}" if limits else ""
     return Picture(f"Change of perplexity on {text}, %{said}", figure)
 
@@ -163,21 +175,28 @@ def _in_percent(curve: Curve) -> Curve:
     return Curve(curve.place, curve.steps, *columns)
 
 
-def _marks(axes: Axes, runs: Sequence[RunRecord]) -> None:
-    """Decisions above the axes: a row per run, and a further one where a step has several."""
-    row = 0
+def _decided(runs: Sequence[RunRecord]) -> list[Mark]:
+    """The governors' decisions from the lowest row to the highest: a row per run, and more where a step has several."""
+    marks: list[Mark] = []
     for place, run in enumerate(runs):
-        rows: dict[int, int] = {}
+        first = 1 + max((mark.row for mark in marks), default=-1)
+        taken: dict[int, int] = {}
         for line in run.lines("governor"):
-            rows[line["step"]] = nth = rows.get(line["step"], -1) + 1
-            shape = ACTIONS.get(str(line.get("action")), ("D", ""))[0]
-            size = 3.2 if line.get("action") == "admitted" else 5.5
-            height = 1.045 + 0.062 * (row + nth)
-            axes.plot(
-                [line["step"]], [height], shape, markersize=size, color=colour(place), markeredgewidth=0,
-                clip_on=False, transform=axes.get_xaxis_transform(),
-            )  # fmt: skip
-        row += max(rows.values(), default=-1) + 1
+            row = taken[line["step"]] = taken.get(line["step"], first - 1) + 1
+            marks.append(Mark(place, line["step"], row, str(line.get("action"))))
+    return marks
+
+
+def _strip(axes: Axes, marks: Sequence[Mark], rows: int) -> None:
+    axes.set_axis_off()
+    axes.set_ylim(-0.5, rows - 0.5)
+    steps: dict[tuple[int, int, str], list[int]] = {}
+    for mark in marks:
+        steps.setdefault((mark.place, mark.row, mark.action), []).append(mark.step)
+    for (place, row, action), found in steps.items():
+        size = 3.2 if action == "admitted" else 5.5
+        shape, hue = ACTIONS.get(action, ("D", ""))[0], colour(place)
+        axes.plot(found, [row] * len(found), shape, markersize=size, color=hue, markeredgewidth=0, clip_on=False)
 
 
 def _strength(runs: Sequence[RunRecord], name: str) -> Picture:
@@ -196,66 +215,3 @@ def _strength(runs: Sequence[RunRecord], name: str) -> Picture:
     elif values:
         axes.set_ylim(bottom=min(0.0, *values))
     return Picture(f"Strength of {name}", figure)
-
-
-def moved(run: RunRecord) -> dict[tuple[str, int | None], float]:
-    """The last movement line by component and block: |w - base| / |base|; the block is None outside all blocks."""
-    lines = run.lines("movement")
-    groups = lines[-1].get("groups") if lines else None
-    found: dict[tuple[str, int | None], float] = {}
-    for name in groups if isinstance(groups, Mapping) else {}:
-        block = re.fullmatch(r"layers\.(\d+) (.+)", name)
-        key = (block[2], int(block[1])) if block else (name, None)
-        found[key] = number(groups or {}, name)
-    return {key: value for key, value in found.items() if math.isfinite(value)}
-
-
-def movement(run: RunRecord, lowest: float, highest: float) -> Picture | None:
-    """Blocks from bottom to top against components, darker where more moved; None where no movement was logged."""
-    cells = moved(run)
-    if not cells:
-        return None
-    rows = sorted({component for component, _ in cells}, key=lambda c: (c not in _COMPONENTS, _order(c), c))
-    blocks = sorted({block for _, block in cells if block is not None})
-    columns: list[int | None] = [*blocks, *([None] if any(block is None for _, block in cells) else [])]
-    figure = Figure(figsize=(SIZE[0], 0.75 + 0.33 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(False)
-    for (component, block), value in cells.items():
-        _cell(axes, columns.index(block), rows.index(component), value, level(value, lowest, highest), len(columns))
-    _label(axes, rows, columns)
-    return Picture(run.name, figure)
-
-
-def _order(component: str) -> int:
-    return _COMPONENTS.index(component) if component in _COMPONENTS else len(_COMPONENTS)
-
-
-def level(value: float, lowest: float, highest: float) -> float:
-    """Depth of colour in [0, 1] on a logarithmic scale; 0 for what did not move at all."""
-    if value <= 0:
-        return 0.0
-    span = math.log(highest / lowest) if highest > lowest > 0 else 0.0
-    return 0.1 + 0.9 * (min(1.0, max(0.0, math.log(value / lowest) / span)) if span else 1.0)
-
-
-def _cell(axes: Axes, x: int, y: int, value: float, depth: float, columns: int) -> None:
-    axes.add_patch(Rectangle((x - 0.47, y - 0.45), 0.94, 0.9, facecolor=(*_rgb(HEAT), depth), edgecolor=GRID))
-    if columns <= 9:
-        said = "0" if value == 0 else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-        axes.text(x, y, said, ha="center", va="center", color=INK, size=8 if columns > 6 else 9)
-
-
-def _rgb(hue: str) -> tuple[float, float, float]:
-    return int(hue[1:3], 16) / 255, int(hue[3:5], 16) / 255, int(hue[5:7], 16) / 255
-
-
-def _label(axes: Axes, rows: Sequence[str], columns: Sequence[int | None]) -> None:
-    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel="block, bottom to top")
-    every = max(1, len(columns) // 12)
-    shown = [i for i, block in enumerate(columns) if block is None or i % every == 0]
-    axes.set_xticks(shown, ["outside" if columns[i] is None else str(columns[i]) for i in shown])
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.tick_params(length=0)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)

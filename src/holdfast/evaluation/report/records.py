@@ -123,7 +123,7 @@ def _text(file: Path, missing: dict[str, str]) -> str | None:
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        missing[file.name] = f"This run has no {file.name}."
+        missing[file.name] = f"There is no {file.name} in its folder."
     except OSError as error:
         missing[file.name] = f"{file.name} could not be read: {error.strerror}."
     return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from holdfast.evaluation.report.drawing import inline
 from holdfast.evaluation.report.headline import NOTHING, SPACE, Cell, headline, plain, verdict_sentence, whole
+from holdfast.evaluation.report.movement import level, moved, movement
 from holdfast.evaluation.report.page import (
     absent,
     cell,
@@ -16,12 +17,13 @@ from holdfast.evaluation.report.page import (
     note,
     own,
     row_name,
+    run_name,
     section,
     table,
     words,
 )
 from holdfast.evaluation.report.plane import plane
-from holdfast.evaluation.report.plots import ACTIONS, curves, level, moved, movement
+from holdfast.evaluation.report.plots import ACTIONS, curves
 from holdfast.evaluation.report.records import Entry, RunRecord, number
 
 
@@ -61,7 +63,13 @@ def curves_section(runs: Sequence[RunRecord]) -> str:
     pictures = curves(runs)
     drawn = [figure(p.title, inline(p.figure, f"curve-{i}", p.title)) for i, p in enumerate(pictures)]
     parts = [key([run.name for run in runs]), *_signs(runs), grid(drawn)] if drawn else []
-    return section("Over the steps", *parts, *absent(runs, "log.jsonl"))
+    return section("Over the steps", *parts, *_remarks(runs), *absent(runs, "log.jsonl"))
+
+
+def _remarks(runs: Sequence[RunRecord]) -> list[str]:
+    """What the runs noted by the way, such as a loss that was no number."""
+    noted = [(run.name, line) for run in runs for line in run.lines("note")]
+    return [note(f"{name}, step {line['step']}: {line.get('text', NOTHING)}") for name, line in noted]
 
 
 def _signs(runs: Sequence[RunRecord]) -> list[str]:
@@ -79,17 +87,17 @@ def decisions_section(runs: Sequence[RunRecord]) -> str:
     for i, run in governed:
         lines = run.lines("governor")
         rows = [_decision(line) for line in lines]
-        parts.append(f"<h3 {own(i)}>{escape(run.name)}</h3>")
+        parts.append(run_name(i, run.name))
         parts.append(table(("step", "decision", "strengths", "fraction", "reason"), rows, tall=len(lines) > 12))
     return section("The governor's decisions", *parts)
 
 
 def _decision(line: Entry) -> list[str]:
     strengths = line.get("strengths")
-    set_to = ", ".join(f"{n} {v:.4g}" for n, v in strengths.items()) if isinstance(strengths, Mapping) else NOTHING
+    set_to = [f"{n} {number(strengths, n):.4g}" for n in strengths] if isinstance(strengths, Mapping) else []
     action = str(line.get("action", NOTHING))
     sign = ACTIONS.get(action, ("", ""))[1]
-    cells = (Cell(whole(number(line, "step"))), Cell(f"{sign} {action}".strip()), Cell(set_to))
+    cells = (Cell(whole(number(line, "step"))), Cell(f"{sign} {action}".strip()), Cell(", ".join(set_to) or NOTHING))
     fraction = Cell(plain(number(line, "fraction")))
     return [*map(cell, (*cells, fraction)), words(line.get("reason", ""), wide=True)]
 
@@ -103,7 +111,7 @@ def movement_section(runs: Sequence[RunRecord]) -> str:
         picture = movement(run, lowest, highest)
         if picture is not None:
             label = f"Relative movement of each part of {run.name}"
-            drawn.append(figure(picture.title, inline(picture.figure, f"movement-{i}", label)))
+            drawn.append(figure(run.name, inline(picture, f"movement-{i}", label)))
     if not drawn:
         return section("Movement per layer", note("No run has logged how far its weights moved."))
     caption = (

@@ -1,0 +1,243 @@
+"""Does the governor keep its budget, and how much of what could be learnt does it give up for that?
+
+    python benchmarks/budget.py --quick      one seed, full fine-tuning, budget 2 %       (under five minutes)
+    python benchmarks/budget.py              seeds 0-4, budgets 1, 2, 5 and 10 %, full and LoRA
+
+Each governed run starts from the same strength and knows nothing of the others. Beside it, on the same rows: plain
+fine-tuning; (a) that plain run walked back after training to the same budget; (b) the best of ten runs with fixed
+strengths, chosen with hindsight: the most learnt among those whose certificate holds on the audit text.
+Exits 1 when a governed certificate does not hold, when a governed run at 2 % keeps less than 75 % of the plain gain,
+or when it is more than 5 points of the plain gain behind (b).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainingArguments, set_seed
+from transformers.utils import logging as hf_logging
+
+from holdfast.adapters.method import methods
+from holdfast.base import load_base
+from holdfast.data.rows import Row, collate
+from holdfast.evaluation.loss import SequenceLosses, sequence_losses
+from holdfast.evaluation.statistics import Interval, paired
+from holdfast.governor import DECAYING, Governor, Guard
+from holdfast.params.weights import write
+from holdfast.recipe.loading import load
+from holdfast.recipe.texts import Texts
+from holdfast.remedies.distill import Distill
+from holdfast.remedies.replay import Replay
+from holdfast.rule import Rule
+from holdfast.run import Run
+from holdfast.training import Trainer
+
+RESULTS = Path(__file__).parent / "results" / "budget.json"
+BUDGETS = (0.01, 0.02, 0.05, 0.1)
+GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
+"""Share of replay and strength of distillation: ten runs with fixed strengths."""
+START = (1 / 3, 8.0)
+"""Share and strength that every governed run starts from."""
+SUITE = "tiny/stories"
+LEARNING_RATE = {"full": 1e-3, "lora": 1e-2}
+Job = dict[str, Any]
+
+
+class Settle(Rule):
+    """After a plain run: for each budget, what is left of it when it is walked back."""
+
+    def __init__(self, governors: dict[float, Governor]):
+        self.governors, self.found = governors, {}
+
+    def begin(self, run: Run) -> None:
+        for governor in self.governors.values():
+            governor.begin(run)
+
+    def end(self, run: Run) -> None:
+        with run.aside():
+            self.found = {budget: g.settled(run) for budget, g in self.governors.items()}
+
+
+@cache
+def texts(seed: int) -> Texts:
+    """The rows of one seed: which documents are kept for what, and what the base makes up, follow from it."""
+    recipe = {
+        "base": "tiny", "learn": "tiny/shakespeare", "seed": seed, "output": "unused",
+        "keep": {"probe": "self", "rows": 1024, "suites": [SUITE]},
+    }  # fmt: skip
+    return Texts(load(recipe), load_base("tiny"))
+
+
+def guards(rows: Texts, budget: float) -> list[Guard]:
+    return [Guard(n, g.control.rows, len(g.audit.rows), budget) for n, g in rows.guarded.items()]
+
+
+@cache
+def before(seed: int) -> dict[str, tuple[list[Row], SequenceLosses]]:
+    """What is measured at the end, and the base's losses on it."""
+    rows = texts(seed)
+    probes = {"new": rows.learn[1].rows[:256], **{n: g.audit.rows for n, g in rows.guarded.items()}}
+    return {name: (probe, sequence_losses(rows.base.model, probe)) for name, probe in probes.items()}
+
+
+def measured(model: Any, seed: int) -> dict[str, Any]:
+    """Gain on held-out new text and rise on each audit text, against the base, with their intervals."""
+    rises = {n: paired(losses, sequence_losses(model, probe)) for n, (probe, losses) in before(seed).items()}
+    return {"gain": -rises["new"].mean, **{n: interval(r) for n, r in rises.items() if n != "new"}}
+
+
+def interval(rise: Interval) -> dict[str, float]:
+    return {"rise": rise.mean, "low": rise.low, "high": rise.high, "upper": rise.upper}
+
+
+def train(job: Job) -> list[Job]:
+    """One run, measured; a plain one gives a row for itself and one for each budget that it is walked back to."""
+    torch.set_num_threads(1)
+    hf_logging.set_verbosity_error()
+    rows, started = texts(job["seed"]), time.perf_counter()
+    set_seed(job["seed"])
+    model = methods[job["method"]](load_base("tiny").model, seed=job["seed"])
+    rules: list[Rule] = []
+    if job["kind"] != "plain":
+        share, strength = job.get("fixed", START)
+        old = rows.source(["self", SUITE])
+        rules = [Replay(old, share, labels=False), Distill(strength)]
+    if job["kind"] == "governed":
+        rules.append(Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), overshoot=DECAYING))
+    settle = Settle({b: Governor(guards(rows, b)) for b in job.get("budgets", [])})
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir="unused", max_steps=job["steps"], per_device_train_batch_size=16, use_cpu=True, seed=job["seed"],
+            learning_rate=LEARNING_RATE[job["method"]], lr_scheduler_type="linear", warmup_steps=0.07, weight_decay=0.0,
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, report_to="none",
+        ),
+        train_dataset=rows.learn[0],
+        data_collator=partial(collate, pad_id=0),
+        rules=[*rules, settle],
+    )  # fmt: skip
+    trainer.train()
+    seconds = time.perf_counter() - started
+    done = [{**job, **measured(model, job["seed"]), "seconds": seconds}]
+    tensors = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for budget, values in settle.found.items():
+        write(tensors, values)
+        done.append({**job, "kind": "walked back", "budget": budget, **measured(model, job["seed"]), "seconds": seconds})
+    return done
+
+
+def jobs(quick: bool, steps: int) -> Iterator[Job]:
+    kinds = ("full",) if quick else ("full", "lora")
+    seeds, budgets = (range(1), (0.02,)) if quick else (range(5), BUDGETS)
+    for seed, method in itertools.product(seeds, kinds):
+        shared = {"method": method, "seed": seed, "steps": steps}
+        yield {"kind": "plain", "budgets": list(budgets), **shared}
+        yield from ({"kind": "governed", "budget": budget, **shared} for budget in budgets)
+        if seed == 0:
+            grid = [(0.25, 8.0), (0.5, 8.0), (0.25, 16.0)] if quick else GRID
+            yield from ({"kind": "fixed", "fixed": setting, **shared} for setting in grid)
+
+
+def holds(row: Job, budget: float) -> bool:
+    return all(row[text]["upper"] <= torch.tensor(budget).double().log1p().item() for text in ("self", SUITE))
+
+
+def summary(rows: list[Job]) -> list[Job]:
+    """Per method and budget: certificates that hold, and the share of the plain gain that each way keeps."""
+    out = []
+    for method, budget in sorted({(r["method"], r["budget"]) for r in rows if r["kind"] == "governed"}):
+        mine = [r for r in rows if r["method"] == method]
+        plain = {r["seed"]: r["gain"] for r in mine if r["kind"] == "plain"}
+        kept = {
+            kind: {r["seed"]: r["gain"] / plain[r["seed"]] for r in mine if r["kind"] == kind and r["budget"] == budget}
+            for kind in ("governed", "walked back")
+        }
+        governed = [r for r in mine if r["kind"] == "governed" and r["budget"] == budget]
+        fixed = [r["gain"] / plain[0] for r in mine if r["kind"] == "fixed" and holds(r, budget)]
+        out.append({
+            "method": method, "budget": budget, "seeds": len(governed),
+            "held": sum(holds(r, budget) for r in governed),
+            "kept": sum(kept["governed"].values()) / len(governed), "least": min(kept["governed"].values()),
+            "walked_back": sum(kept["walked back"].values()) / len(governed),
+            "kept_seed_0": kept["governed"].get(0), "best_fixed_seed_0": max(fixed, default=None),
+        })  # fmt: skip
+    return out
+
+
+def faults(table: list[Job]) -> list[str]:
+    said = []
+    for row in table:
+        name = f"{row['method']} at {row['budget']:.0%}"
+        if row["held"] < row["seeds"]:
+            said.append(f"{name}: {row['seeds'] - row['held']} of {row['seeds']} certificates do not hold")
+        if row["budget"] == 0.02 and row["least"] < 0.75:
+            said.append(f"{name}: keeps {row['least']:.0%} of the plain gain")
+        if row["best_fixed_seed_0"] is not None and row["kept_seed_0"] < row["best_fixed_seed_0"] - 0.05:
+            said.append(f"{name}: {row['best_fixed_seed_0'] - row['kept_seed_0']:.1%} of the plain gain behind the grid")
+    return said
+
+
+def show(table: list[Job]) -> None:
+    shown = Table(title="Share of the plain gain that is kept inside the budget")
+    for column in ("method", "budget", "certificates", "governed", "lowest", "(a) walked back", "seed 0", "(b) best fixed"):
+        shown.add_column(column, justify="right")
+    for row in table:
+        percent = [f"{row[k]:.1%}" for k in ("kept", "least", "walked_back", "kept_seed_0")]
+        best = "none holds" if row["best_fixed_seed_0"] is None else f"{row['best_fixed_seed_0']:.1%}"
+        shown.add_row(row["method"], f"{row['budget']:.0%}", f"{row['held']}/{row['seeds']} hold", *percent, best)
+    Console(width=120).print(shown)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    steps = options.steps or (60 if options.quick else 120)
+    todo = list(jobs(options.quick, steps))
+    rows: list[Job] = []
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for i, done in enumerate(pool.map(train, todo), 1):
+            rows += done
+            print(f"{i}/{len(todo)} {done[0]['kind']} {done[0]['method']} seed {done[0]['seed']}", file=sys.stderr, flush=True)
+            if not options.quick:
+                save(rows, steps)
+    table = summary(rows)
+    show(table)
+    said = faults(table)
+    print("FAIL: " + "; ".join(said) if said else "PASS: every certificate holds, and the governor is near the best fixed strengths")
+    return bool(said)
+
+
+def save(rows: list[Job], steps: int) -> None:
+    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "gpu": "not measured"}
+    found = {"date": date.today().isoformat(), "command": "python benchmarks/budget.py", "machine": machine, "steps": steps}
+    governed = {(r["method"], r["budget"]) for r in rows if r["kind"] == "governed"}
+    complete = [r for r in rows if any(r["method"] == m for m, _ in governed)]
+    RESULTS.parent.mkdir(exist_ok=True)
+    staged = RESULTS.with_suffix(".tmp")
+    staged.write_text(json.dumps({**found, "summary": summary(complete), "runs": rows}, indent=1))
+    staged.replace(RESULTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,316 @@
+"""Is the Fisher information exact, and what does it cost?
+
+    python benchmarks/fisher.py --quick      few rounds, and 2 of the 24 blocks of the larger shape       (under two minutes)
+    python benchmarks/fisher.py              more rounds, and all 24 blocks
+
+Four ways to the same quantity, on the embedded base (stories, rows of 256 tokens, batches of 16) and on random weights
+in the shape of Qwen2.5-0.5B (rows of 256 random tokens): `fisher`; a loop over single sequences, which is the definition;
+`torch.func.vmap(grad)`; and the square of the batch gradient, which some libraries take for it. Time is given in
+training passes: one forward and backward pass with all weights requiring a gradient, over the same rows in the same
+batches, no optimiser step. All are run in turn, round after round; the figure is the median over rounds of the
+ratio within a round. Memory is measured in a process of its own for each: the peak of the resident size (allocated
+memory on CUDA) above what the model takes, the result included.
+Exits 1 when `fisher` differs from the loop by more than 1e-5 or costs more than 2 training passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.initialization import no_init_weights
+from transformers.utils import logging as hf_logging
+
+from holdfast import tiny
+from holdfast.base import load_base
+from holdfast.params.importance import fisher
+
+RESULTS = Path(__file__).parent / "results" / "fisher.json"
+LENGTH = 256
+EXACT, PASSES = 1e-5, 2.0
+"""What `fisher` must keep: the largest error beside the loop, and the cost in training passes."""
+
+Batch = dict[str, Tensor]
+Values = dict[str, Tensor]
+
+
+def embedded(rows: int, device: str) -> tuple[nn.Module, list[Batch]]:
+    """The embedded base and stories it knows."""
+    base = load_base("tiny")
+    text = (tiny.TEXTS["tiny/stories"] / "tinystories_sample.txt").read_text("utf-8")
+    tokens = torch.tensor(base.tokenizer(text).input_ids)[: rows * LENGTH].view(rows, LENGTH).to(device)
+    return base.model.to(device), [{"input_ids": ids, "labels": ids} for ids in tokens.split(16)]
+
+
+def qwen(blocks: int, rows: int, device: str) -> tuple[nn.Module, list[Batch]]:
+    """Random weights in the shape of Qwen2.5-0.5B, or of its first blocks."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=blocks, num_attention_heads=14,
+        num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )  # fmt: skip
+    with no_init_weights(), torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.fill_(float("norm" in name)) if p.ndim == 1 else p.uniform_(-0.035, 0.035)
+    tokens = torch.randint(151936, (rows, LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
+    return model, [{"input_ids": ids, "labels": ids} for ids in tokens.split(2)]
+
+
+def training_pass(model: nn.Module, batches: list[Batch]) -> Values:
+    """What the costs are measured in: the passes of training, with transformers' own loss."""
+    model.train()
+    for batch in batches:
+        model(**batch).loss.backward()
+        model.zero_grad()
+    return {}
+
+
+def squares(model: nn.Module, batches: list[Batch]) -> Values:
+    """The squared gradient of each batch's mean over its sequences of the summed loss, averaged over the sequences."""
+    model.eval()
+    total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    for batch in batches:
+        size, tokens = batch["labels"].shape
+        (model(**batch).loss * (tokens - 1)).backward()
+        for name, p in model.named_parameters():
+            total[name] += size * p.grad.square()
+        model.zero_grad()
+    return {n: t / sum(len(b["labels"]) for b in batches) for n, t in total.items()}
+
+
+def loop(model: nn.Module, batches: list[Batch]) -> Values:
+    """The definition: the squared gradient of one sequence at a time."""
+    return squares(model, [{k: v[i : i + 1] for k, v in b.items()} for b in batches for i in range(len(b["labels"]))])
+
+
+def vmapped(model: nn.Module, batches: list[Batch]) -> Values:
+    """All gradients of a batch at once through torch.func."""
+    model.eval()
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+
+    def loss(weights: Values, ids: Tensor) -> Tensor:
+        logits = functional_call(model, weights, (), {"input_ids": ids[None], "use_cache": False}).logits[0, :-1]
+        return cross_entropy(logits, ids[1:], reduction="sum")
+
+    gradients = vmap(grad(loss), in_dims=(None, 0))
+    total = {n: torch.zeros_like(p) for n, p in weights.items()}
+    for batch in batches:
+        for name, values in gradients(weights, batch["input_ids"]).items():
+            total[name] += values.square_().sum(0)
+    return {n: t / sum(len(b["labels"]) for b in batches) for n, t in total.items()}
+
+
+METHODS: dict[str, Callable[[nn.Module, list[Batch]], Values]] = {
+    "training pass": training_pass,
+    "holdfast": fisher,
+    "loop": loop,
+    "vmap(grad)": vmapped,
+    "squared batch gradient": squares,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with its rows; methods beyond the first two are timed in the first `slow` rounds alone."""
+
+    name: str
+    build: Callable[[str], tuple[nn.Module, list[Batch]]]
+    methods: tuple[str, ...]
+    rounds: int
+    slow: int
+
+
+def cases(quick: bool) -> list[Case]:
+    """What is measured; when time is short, the larger shape does without the two ways that nobody should take."""
+    rows, rounds, slow, blocks = (32, 3, 2, 2) if quick else (64, 9, 5, 24)
+    shape = f"Qwen2.5-0.5B shape, {blocks} of 24 blocks, 2 rows"
+    return [
+        Case(f"embedded base, {rows} rows", partial(embedded, rows), tuple(METHODS), rounds, slow),
+        Case(shape, partial(qwen, blocks, 2), tuple(METHODS)[: 3 if quick else 5], 2, 1),
+    ]
+
+
+def measured(case: Case, device: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """For each method seconds and processor seconds, round after round, and how close it is to the loop."""
+    model, batches = case.build(device)
+    records: dict[str, dict[str, Any]] = {m: {"seconds": [], "processor_seconds": []} for m in case.methods}
+    say(f"{case.name}: warm-up")
+    truth = loop(model, batches)
+    training_pass(model, batches)
+    for turn in range(case.rounds):
+        for method in case.methods[: None if turn < case.slow else 2]:
+            say(f"{case.name}: round {turn + 1} of {case.rounds}, {method}")
+            wall, processor, values = timed(lambda run=METHODS[method]: run(model, batches), device)
+            records[method]["seconds"].append(round(wall, 4))
+            records[method]["processor_seconds"].append(round(processor, 4))
+            if values and turn == 0:
+                records[method] |= compared(values, truth)
+            del values
+    return records
+
+
+def timed(run: Callable[[], Values], device: str) -> tuple[float, float, Values]:
+    """Seconds, processor seconds of all threads, and the result."""
+    gc.collect()
+    wall, processor = time.perf_counter(), time.process_time()
+    values = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - processor, values
+
+
+def compared(values: Values, truth: Values) -> dict[str, float]:
+    """Largest error beside the loop, cosine, and ratio of the sums, over all weights.
+
+    The error of a tensor is relative to the largest value in it; where a tensor is zero but for rounding (a key's
+    bias cancels in the softmax), to 1e-9 of the largest value of all.
+    """
+    floor = 1e-9 * max(float(t.max()) for t in truth.values())
+    error = max(float((values[n] - t).abs().max()) / max(float(t.max()), floor) for n, t in truth.items())
+    pairs = [(values[n], t) for n, t in truth.items()]
+    inner, own, other = (
+        sum(float((a * b).sum(dtype=torch.float64)) for a, b in chosen)
+        for chosen in (pairs, ((v, v) for v, _ in pairs), ((t, t) for _, t in pairs))
+    )
+    mass, whole = (sum(float(t.sum(dtype=torch.float64)) for t in side) for side in zip(*pairs, strict=True))
+    return {"error": error, "cosine": inner / (own * other) ** 0.5, "mass": mass / whole}
+
+
+def passes(records: dict[str, dict[str, Any]], method: str, kind: str) -> float:
+    """The median over rounds of a method's time over that of the training pass in the same round."""
+    pairs = zip(records[method][kind], records["training pass"][kind], strict=False)
+    return round(median(a / b for a, b in pairs), 3)
+
+
+def peak(case: Case, method: str, device: str) -> float | None:
+    """Peak memory of one call above that of the loaded model, in MiB; None where the system does not tell."""
+    model, batches = case.build(device)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        METHODS[method](model, batches)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak back to the present size
+    except OSError:
+        return None
+    before = psutil.Process().memory_info().rss
+    METHODS[method](model, batches)
+    high = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return (int(high.split()[1]) * 1024 - before) / 2**20
+
+
+def bench(device: str, arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """All cases on one device: case -> method -> figures."""
+    report: dict[str, Any] = {}
+    for place, case in enumerate(cases(arguments.quick)):
+        records = measured(case, device, say)
+        for method in case.methods:
+            say(f"{case.name}: memory of {method}")
+            command = [sys.executable, __file__, "--peak", str(place), method, "--device", device]
+            command += ["--threads", str(arguments.threads)] + ["--quick"] * arguments.quick
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            records[method]["peak_mib"] = json.loads(done.stdout.splitlines()[-1])
+            records[method]["training_passes"] = passes(records, method, "seconds")
+            records[method]["training_passes_processor"] = passes(records, method, "processor_seconds")
+        report[case.name] = records
+    return report
+
+
+def table(device: str, report: dict[str, Any]) -> Table:
+    shown = Table(title=f"Fisher information on {device}", title_justify="left")
+    for heading in ("", "largest error", "cosine", "mass", "training passes", "by processor time", "peak MiB"):
+        shown.add_column(heading, justify="right" if heading else "left")
+    for case, records in report.items():
+        shown.add_section()
+        shown.add_row(f"[bold]{case}")
+        for method, r in records.items():
+            close = [f"{r['error']:.1e}", f"{r['cosine']:.4f}", f"{r['mass']:.4f}"] if "error" in r else [""] * 3
+            cost = [f"{r['training_passes']:.2f}", f"{r['training_passes_processor']:.2f}"]
+            shown.add_row(method, *close, *cost, "-" if r["peak_mib"] is None else f"{r['peak_mib']:,.0f}")
+    return shown
+
+
+def verdict(devices: dict[str, Any]) -> tuple[bool, str]:
+    """Whether `fisher` is exact and cheap everywhere, and one line that says so."""
+    ours = [case["holdfast"] for report in devices.values() if isinstance(report, dict) for case in report.values()]
+    error, cost = max(r["error"] for r in ours), max(r["training_passes"] for r in ours)
+    held = error <= EXACT and cost <= PASSES
+    limits = f"(limit {EXACT:.0e}), at most {cost:.2f} training passes (limit {PASSES:g})"
+    return held, f"{'PASS' if held else 'FAIL'}: largest error {error:.1e} {limits}"
+
+
+def machine(threads: int) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "processor": platform.processor() or platform.machine(),
+        "cuda": gpu,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch uses")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak:
+        print(json.dumps(peak(cases(arguments.quick)[int(arguments.peak[0])], arguments.peak[1], arguments.device)))
+        return 0
+    console, start = Console(), time.perf_counter()
+    host = machine(arguments.threads)
+    devices: dict[str, Any] = {"cuda": "not measured"}
+    with console.status("starting") as status:
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            devices[device] = bench(device, arguments, status.update)
+    for device, report in devices.items():
+        console.print(table(device, report) if isinstance(report, dict) else f"{device}: {report}")
+    held, line = verdict(devices)
+    seconds = round(time.perf_counter() - start, 1)
+    result = {"verdict": line, "date": date.today().isoformat(), "quick": arguments.quick, "seconds": seconds}
+    text = json.dumps(result | {"machine": host, "devices": devices}, indent=1)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = arguments.output.with_suffix(".tmp")
+    temporary.write_text(text + "\n", "utf-8")
+    os.replace(temporary, arguments.output)
+    console.print(f"{seconds:.0f} s; figures in {arguments.output}")
+    print(line)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

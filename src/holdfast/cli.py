@@ -1,0 +1,196 @@
+"""The command line: train, demo, inspect, evaluate, report and recipes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+import holdfast
+from holdfast._errors import HoldfastError
+
+if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
+    import holdfast.demo
+    import holdfast.display
+    import holdfast.evaluation.report
+    import holdfast.params.plan
+    import holdfast.params.select
+    import holdfast.recipe
+
+EXITS = """Exit codes: 0 all went well · 1 a fault of Holdfast itself · 2 something given cannot be used ·
+3 the certificate does not hold · 4 training had to stop (the last admitted weights are kept) · 130 interrupted."""
+
+app = typer.Typer(
+    name="holdfast",
+    help="Teach a language model something new without losing what it knew, and prove it.",
+    epilog=EXITS,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+shelf = typer.Typer(no_args_is_help=True, help="The recipes that come with Holdfast.")
+app.add_typer(shelf, name="recipes")
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and what the loggers say.")]
+
+console, complaints = Console(), Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and leave with its exit code (see EXITS)."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given
+    _listen(logging.DEBUG if debug else logging.WARNING)
+    try:
+        code = app(args=given, prog_name="holdfast", standalone_mode=False)
+    except (HoldfastError, click.ClickException, click.Abort, KeyboardInterrupt) as error:
+        if debug and isinstance(error, HoldfastError):
+            complaints.print_exception()
+        code = _complain(error)
+    except Exception as error:
+        if debug:
+            complaints.print_exception()
+        fault = f"{type(error).__name__}: {error}"
+        _say(f"This is a fault in Holdfast, not in what you gave it: {fault} (--debug shows where.)")
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Teach a language model something new without losing what it knew, and prove it."""
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Such as train.max_steps=50 or keep.budget=0.05")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and what it costs; train nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Carry a recipe out: a run folder with model, log, certificate, samples and report."""
+    recipes = holdfast.recipe
+    loaded = recipes.load(recipe, overrides or ())
+    if dry_run:
+        recipes.render_run_plan(recipes.plan(loaded), console)
+        return 0
+    with holdfast.display.Display(console) as display:
+        result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
+    if result.certificate is None:
+        told = result.folder / "recipe.yaml"
+        _say(f"Interrupted; a checkpoint was saved. Go on: holdfast train {told} --resume")
+        return 130
+    console.print(holdfast.evaluation.report.render_table([result.folder]))
+    console.print(f"Model: {result.folder / 'final'}   Report: {result.folder / 'report.html'}")
+    return 3 if result.verdict in ("broken", "undecided") else 0
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: a look, not a result.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Spend the same steps three ways on the embedded model: plain, with remedies, governed."""
+    return 0 if holdfast.demo.demo(output, console, quick=quick) else 130
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder, or a Hub id; only its config is read.")],
+    select: Annotated[str | None, typer.Option(help="What to freeze, such as 'embedding | layers(0:2)'.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what a model is made of, and what freezing a part of it saves."""
+    planning = holdfast.params.plan
+    built = planning.from_config(holdfast.base.load_config(model))
+    chosen = None if select is None else holdfast.params.select.parse(select)
+    planning.render_plan(planning.plan(built, chosen), console)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder (a run's final/ too), or a Hub id.")],
+    text: Annotated[list[str], typer.Option(help="A text file, folder or data set, tiny/NAME, or `self`; repeatable.")],
+    base: Annotated[str | None, typer.Option(help="The model to compare with, sequence by sequence.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a row.", min=2)] = 128,
+    rows: Annotated[int, typer.Option(help="Rows of each text, at most.", min=2)] = 1024,
+    debug: Debug = False,
+) -> None:
+    """Measure loss and perplexity with 95 % intervals, paired with a base where one is given."""
+    scores = holdfast.recipe.score(model, text, base=base, length=length, rows=rows)
+    console.print(holdfast.recipe.render_scores(scores))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The page; default: report.html in the (first) run folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one page about one or several runs, and print their table."""
+    written = holdfast.evaluation.report.write_report(runs, output or runs[0] / "report.html")
+    console.print(holdfast.evaluation.report.render_table(runs))
+    console.print(f"Report: {written}")
+
+
+@shelf.command("list")
+def list_recipes() -> None:
+    """Name the recipes, with the first line of each."""
+    for name, text in holdfast.recipe.shipped().items():
+        console.print(Text.assemble((f"{name:24}", "bold"), text.splitlines()[0].lstrip("# ")))
+
+
+@shelf.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(help="A name that `holdfast recipes list` gives.")]) -> None:
+    """Print a recipe, to be saved and changed."""
+    known = holdfast.recipe.shipped()
+    if name not in known:
+        raise holdfast._errors.UnknownName("shipped recipe called", name, known)
+    print(known[name], end="")
+
+
+def _complain(error: BaseException) -> int:
+    """Say what went wrong in one paragraph, and what the exit code is."""
+    if isinstance(error, HoldfastError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    _say("Interrupted.")
+    return 130
+
+
+def _say(paragraph: str) -> None:
+    complaints.print(Text(paragraph))
+
+
+def _listen(level: int) -> None:
+    """What loggers under `holdfast` say goes to the terminal."""
+    logger = logging.getLogger("holdfast")
+    logger.setLevel(level)
+    logger.handlers = [RichHandler(level, complaints, show_time=False, show_path=False)]
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    main()

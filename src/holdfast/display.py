@@ -1,0 +1,91 @@
+"""The live display of runs in a terminal: what goes on, how far it is, and the figures so far; plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from holdfast.evaluation.report.headline import change, nats
+
+
+class Display:
+    """A bar for each run, and one over all of them where there are several; use it as a context manager.
+
+    `run(name)` gives what `holdfast.recipe.run` takes as `progress`.
+    """
+
+    def __init__(self, console: Console, runs: int = 1):
+        self.console, self.runs = console, runs
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.whole = self.bars.add_task("all runs", total=runs, figures="", visible=runs > 1)
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def run(self, name: str) -> Watcher:
+        """A new bar, and what tells it how the run goes on."""
+        return Watcher(self, name, self.bars.add_task(name, total=None, figures=""))
+
+
+class Watcher:
+    """Follows one run."""
+
+    def __init__(self, display: Display, name: str, task: TaskID):
+        self.display, self.name, self.task = display, name, task
+        self.figures: dict[str, str] = {}
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the run in."""
+        if line["kind"] == "stage":
+            self._show(str(line["text"]))
+        elif line["kind"] == "step":
+            self._step(int(line["step"]), int(line["of"]))
+        elif (told := _told(line)) is not None:
+            self.figures[told[0]] = told[1]
+
+    def done(self) -> None:
+        """The run has come to its end."""
+        self._show("done")
+        self.display.bars.advance(self.display.whole)
+
+    def _step(self, step: int, of: int) -> None:
+        bars = self.display.bars
+        bars.update(self.task, description=self.name, completed=step, total=of, figures=self._line())
+        if bars.disable and step % max(1, of // 5) == 0:
+            self.display.console.print(f"{self.name}: step {step} of {of}  {self._line()}")
+
+    def _show(self, stage: str) -> None:
+        self.display.bars.update(self.task, description=f"{self.name}: {stage}", figures=self._line())
+        if self.display.bars.disable:
+            self.display.console.print(f"{self.name}: {stage}")
+
+    def _line(self) -> str:
+        return "  ".join(f"{what} {figure}" for what, figure in self.figures.items())
+
+
+def _told(line: Mapping[str, Any]) -> tuple[str, str] | None:
+    """A figure of the journal, by what it is about."""
+    match line:
+        case {"kind": "train", "loss": float(loss)}:
+            return "loss", f"{loss:.3f}"
+        case {"kind": "learn", "gain": float(gain)}:
+            return "gain", nats(gain)
+        case {"kind": "probe", "rise": float(rise), "text": text}:
+            return str(text), change(rise)
+    return None

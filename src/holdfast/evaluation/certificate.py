@@ -1,0 +1,118 @@
+"""The certificate: what was learnt and what was kept, measured once at the end on text that steered nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from holdfast.data.probes import Probe
+from holdfast.evaluation.loss import SequenceLosses, sequence_losses
+from holdfast.evaluation.statistics import Interval, bootstrap, needed, paired
+
+VERDICTS = ("broken", "undecided", "holds")
+"""From worst to best; a certificate is as good as its worst text."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A text, the base's losses on it, and the allowed relative rise of perplexity (0.02: 2 %), if there is a limit."""
+
+    probe: Probe
+    before: SequenceLosses
+    budget: float | None = None
+
+
+def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited], *, pad_id: int = 0) -> dict[str, Any]:
+    """The parts "verdict", "budget", "kept" and "learnt" of a certificate; losses in nats per token.
+
+    A text `holds` when the one-sided 95 % bound of its perplexity ratio is at most 1 + budget, is `undecided` when only
+    the mean is inside (then `needs` says how many sequences would settle it, were the mean to stay), else `broken`.
+    The verdict is the worst text's, None where there is no budget.
+    """
+    kept_entries = [_kept(audited, sequence_losses(model, audited.probe.rows, pad_id=pad_id)) for audited in kept]
+    verdicts = [entry["verdict"] for entry in kept_entries if entry["verdict"]]
+    return {
+        "verdict": min(verdicts, key=VERDICTS.index, default=None),
+        "budget": {audited.probe.name: audited.budget for audited in kept if audited.budget is not None},
+        "kept": kept_entries,
+        "learnt": [_learnt(audited, sequence_losses(model, audited.probe.rows, pad_id=pad_id)) for audited in learnt],
+    }
+
+
+def verdict(rise: Interval, budget: float | None) -> tuple[str | None, int | None]:
+    """The verdict on a loss rise in nats per token, and, where it is undecided, how many sequences would settle it."""
+    if budget is None:
+        return None, None
+    limit = math.log1p(budget)
+    if rise.upper <= limit:
+        return "holds", None
+    if rise.mean >= limit or not math.isfinite(rise.mean):
+        return "broken", None
+    # The bootstrap's bound and the normal bound behind `needed` differ a little: never ask for fewer than there were.
+    return "undecided", max(needed(rise.spread, limit - rise.mean), rise.n + 1) if math.isfinite(rise.spread) else None
+
+
+def write_json(value: Any, target: Path) -> None:
+    """Write plain values as JSON, whole or not at all; figures that are not finite become null."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside.write_text(json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, target)
+
+
+def finite(value: Any) -> Any:
+    """The value with None for each float that JSON has no way to write."""
+    if isinstance(value, Mapping):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _kept(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+    rise = paired(audited.before, after)
+    judged, needs = verdict(rise, audited.budget)
+    return {
+        **_about(audited, rise),
+        "rise": rise.mean,
+        "low": rise.low,
+        "high": rise.high,
+        "upper": rise.upper,
+        "ratio": _exp(rise.mean),
+        "ratio_upper": _exp(rise.upper),
+        "budget": audited.budget,
+        "verdict": judged,
+        "needs": needs,
+    }
+
+
+def _learnt(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+    rise = paired(audited.before, after)
+    scored = after.tokens > 0
+    loss = bootstrap(after.total[scored].numpy(), after.tokens[scored].numpy())
+    return {
+        **_about(audited, rise),
+        "base_loss": audited.before.mean(),
+        "loss": loss.mean,
+        "gain": -rise.mean,
+        "low": -rise.high,
+        "high": -rise.low,
+        "perplexity": _exp(loss.mean),
+        "perplexity_low": _exp(loss.low),
+        "perplexity_high": _exp(loss.high),
+    }
+
+
+def _about(audited: Audited, rise: Interval) -> dict[str, Any]:
+    tokens = int(audited.before.tokens.sum())
+    return {"text": audited.probe.name, "source": audited.probe.source, "n": rise.n, "tokens": tokens}
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf

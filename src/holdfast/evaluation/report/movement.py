@@ -1,0 +1,89 @@
+"""Pictures over the layers: how far each part of a model moved from the base."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from holdfast.evaluation.report.drawing import GRID, HEAT, INK
+from holdfast.evaluation.report.records import RunRecord, number
+
+Part = tuple[str, int | None]  # a component and its block; None: it stands in no block
+_COMPONENTS = ("embedding", "attention", "mlp", "norm", "adapter", "head", "other")
+_WIDTH, _ROW, _READABLE = 4.8, 0.33, 9  # inches; as many columns leave room for figures
+
+
+def moved(run: RunRecord) -> dict[Part, float]:
+    """The last movement line: |w - base| / |base| of each part."""
+    lines = run.lines("movement")
+    groups = lines[-1].get("groups") if lines else None
+    found: dict[Part, float] = {}
+    for name in groups if isinstance(groups, Mapping) else {}:
+        block = re.fullmatch(r"layers\.(\d+) (.+)", name)
+        found[(block[2], int(block[1])) if block else (name, None)] = number(groups or {}, name)
+    return {part: value for part, value in found.items() if math.isfinite(value)}
+
+
+def level(value: float, lowest: float, highest: float) -> float:
+    """Depth of colour in [0, 1] on a logarithmic scale; 0 for what did not move at all."""
+    if value <= 0:
+        return 0.0
+    span = math.log(highest / lowest) if highest > lowest > 0 else 0.0
+    return 0.1 + 0.9 * (min(1.0, max(0.0, math.log(value / lowest) / span)) if span else 1.0)
+
+
+def movement(run: RunRecord, lowest: float, highest: float) -> Figure | None:
+    """Blocks from bottom to top against components, deeper in colour where more moved; None where nothing was logged.
+
+    The colour runs from `lowest` to `highest`. Drawn within `drawing.style`.
+    """
+    parts = moved(run)
+    if not parts:
+        return None
+    rows = sorted({component for component, _ in parts}, key=_order)
+    blocks = sorted({block for _, block in parts if block is not None})
+    outside = max(1.0, len(blocks) / 7)  # the width of the last column, which needs room for its name
+    figure = Figure(figsize=(_WIDTH, 0.75 + _ROW * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for (component, block), value in parts.items():
+        left, wide = (len(blocks) + 0.2, outside) if block is None else (float(blocks.index(block)), 1.0)
+        said = _figure(value) if block is None or len(blocks) < _READABLE else ""
+        _cell(axes, (left, rows.index(component)), wide, level(value, lowest, highest), said)
+    _name(axes, rows, blocks, outside if any(block is None for _, block in parts) else 0.0)
+    return figure
+
+
+def _order(component: str) -> tuple[int, str]:
+    return _COMPONENTS.index(component) if component in _COMPONENTS else len(_COMPONENTS), component
+
+
+def _figure(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _cell(axes: Axes, corner: tuple[float, int], wide: float, depth: float, said: str) -> None:
+    left, row = corner
+    hue = (*to_rgb(HEAT), depth)
+    axes.add_patch(Rectangle((left + 0.03, row + 0.05), wide - 0.06, 0.9, facecolor=hue, edgecolor=GRID))
+    if said:
+        axes.text(left + wide / 2, row + 0.5, said, ha="center", va="center", color=INK, size=8.5)
+
+
+def _name(axes: Axes, rows: Sequence[str], blocks: Sequence[int], outside: float) -> None:
+    axes.set(xlim=(0, len(blocks) + (outside and 0.2 + outside)), ylim=(len(rows), 0), xlabel="block, bottom to top")
+    shown = range(0, len(blocks), math.ceil(len(blocks) / 10) or 1)
+    ticks, names = [i + 0.5 for i in shown], [str(blocks[i]) for i in shown]
+    if outside:
+        ticks, names = [*ticks, len(blocks) + 0.2 + outside / 2], [*names, "outside"]
+    axes.set_xticks(ticks, names)
+    axes.set_yticks([row + 0.5 for row in range(len(rows))], list(rows))
+    axes.tick_params(length=0)
+    axes.grid(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)

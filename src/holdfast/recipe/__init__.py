@@ -1,0 +1,9 @@
+"""YAML to objects and back; the only room that knows every other."""
+
+from holdfast.recipe.loading import load, shipped
+from holdfast.recipe.planning import plan, render_run_plan
+from holdfast.recipe.running import Result, run
+from holdfast.recipe.schema import Recipe
+from holdfast.recipe.scoring import render_scores, score
+
+__all__ = ["Recipe", "Result", "load", "plan", "render_run_plan", "render_scores", "run", "score", "shipped"]

@@ -1,0 +1,115 @@
+"""From the words of a recipe to the objects of a run: rules, monitor, governor and training arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from holdfast._errors import BadInput
+from holdfast.base import Base
+from holdfast.evaluation.monitor import Monitor
+from holdfast.governor import DECAYING, Governor, Guard
+from holdfast.params.inventory import inventory
+from holdfast.params.select import matched, parse
+from holdfast.recipe.schema import WRAPPERS, Recipe, settings_of
+from holdfast.recipe.texts import Texts
+from holdfast.rule import During, Every, Rule, Within, rules
+
+SHORT = 500
+"""Runs of fewer steps write no checkpoints unless asked (or interrupted); others as often as Hugging Face does."""
+
+LOOKS = 16
+"""How often a monitor looks where the recipe does not say."""
+
+
+def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
+    """Hugging Face's arguments and defaults, with our own logging; raises BadInput for values that they refuse."""
+    ours: dict[str, Any] = {
+        "logging_steps": 10,
+        "save_total_limit": 2,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    try:
+        args = TrainingArguments(output_dir=str(folder), seed=recipe.seed, **{**ours, **recipe.train})
+        count = steps(args, rows)
+    except (ValueError, TypeError, ImportError) as error:
+        raise BadInput(f"The recipe's `train` cannot be used: {error}") from error
+    if not {"save_strategy", "save_steps"} & set(recipe.train) and count < SHORT:
+        args.save_strategy = SaveStrategy.NO
+    return args
+
+
+def steps(args: TrainingArguments, rows: int) -> int:
+    """How many optimiser steps the Trainer will make of so many rows."""
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
+    return int(math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps)))
+
+
+def built_rules(recipe: Recipe, base: Base, model: nn.Module, texts: Texts, count: int) -> list[Rule]:
+    """The rules of a recipe in its order, then a monitor, then the governor where there is a budget to keep."""
+    made = [_rule(name, given, base, model, texts) for entry in recipe.rules for name, given in entry.items()]
+    guards = [
+        Guard(name, text.control.rows, len(text.audit.rows), budget)
+        for name, text in texts.guarded.items()
+        if recipe.keep.govern and (budget := recipe.keep.budget_of(name)) is not None
+    ]
+    governed = {guard.name for guard in guards}
+    made.append(_monitor(recipe, base, texts, governed, count))
+    if guards:
+        made.append(Governor(guards, pad_id=base.pad_id, **governing(recipe, count)))
+    return made
+
+
+def governing(recipe: Recipe, count: int) -> dict[str, Any]:
+    """The governor's settings: fifteen looks over the run, and the overshoot that a decaying learning rate allows."""
+    settings = recipe.keep.settings
+    decays = recipe.train.get("lr_scheduler_type", "linear") in ("linear", "cosine", "polynomial")
+    return {
+        **settings,
+        "every": settings.get("every") or max(5, count // 15),
+        "overshoot": settings["overshoot"] if settings.get("overshoot") is not None else DECAYING * decays,
+    }
+
+
+def _rule(name: str, given: Mapping[str, Any], base: Base, model: nn.Module, texts: Texts) -> Rule:
+    own = settings_of(rules[name])
+    wrappers = {key: given[key] for key in WRAPPERS if key in given and key not in own}
+    arguments = {key: value for key, value in given.items() if key not in wrappers}
+    if "source" in arguments:
+        arguments["source"] = texts.source(arguments["source"])
+    if "pad_id" in rules.knobs(name):
+        arguments["pad_id"] = base.pad_id
+    rule: Rule = rules.build(name, arguments)
+    if "within" in wrappers:
+        select = parse(wrappers["within"])
+        matched(select, inventory(model))
+        rule = Within(select, rule)
+    if "every" in wrappers:
+        rule = Every(wrappers["every"], rule)
+    return During(*_window(name, wrappers["during"]), rule) if "during" in wrappers else rule
+
+
+def _window(name: str, given: list[Any]) -> tuple[int, int]:
+    if len(given) != 2 or not all(isinstance(step, int) for step in given):
+        raise BadInput(f"rule {name!r}: `during` is a pair of steps [first, last], not {given}.")
+    return given[0], given[1]
+
+
+def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], count: int) -> Monitor:
+    """What the governor looks at anyway is left to it."""
+    most = recipe.monitor.rows
+    evaluation = texts.learn[1]
+    kept = {n: t.control.rows[:most] for n, t in texts.guarded.items() if n not in governed}
+    every = recipe.monitor.every or max(1, count // LOOKS)
+    return Monitor({evaluation.name: evaluation.rows[:most]}, kept, every=every, pad_id=base.pad_id)

@@ -1,0 +1,96 @@
+"""What a run leaves: the final model or adapter with tokenizer and card, ready to be loaded by anybody."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from holdfast import __version__, checkpoint
+from holdfast.training import Trainer
+
+PICKLE = "training_args.bin"
+"""The Trainer's own pickle of its arguments; the recipe says the same in words."""
+
+
+def write_final(trainer: Trainer, card: str, folder: Path) -> None:
+    """Model (or adapter), tokenizer and card, in Hugging Face's layout, whole or not at all."""
+    first = bool(trainer.args.should_save)
+    staging = folder.with_name(f".{folder.name}")
+    with checkpoint.kept_whole(staging, folder, first=first, meet=trainer.accelerator.wait_for_everyone):
+        trainer.save_model(str(staging))
+        if first:
+            (staging / PICKLE).unlink(missing_ok=True)
+            (staging / "README.md").write_text(card, encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """The versions that figures depend on."""
+    return {
+        "holdfast": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+    }
+
+
+def model_card(certificate: Mapping[str, Any], recipe: str, adapter: bool) -> str:
+    """A card in the Hub's form: what was learnt and kept, from which base, with which settings."""
+    kept = [_kept(entry) for entry in certificate["kept"]]
+    learnt = [
+        f"| {e['text']} | {e['perplexity']:.2f} [{e['perplexity_low']:.2f}, {e['perplexity_high']:.2f}] "
+        f"| {e['gain']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}] | {e['n']} |"
+        for e in certificate["learnt"]
+    ]
+    stopped = [f"\nThe run stopped early: {certificate['stopped']}\n"] if certificate["stopped"] else []
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {certificate['base']['name']}",
+            f"library_name: {'peft' if adapter else 'transformers'}",
+            "pipeline_tag: text-generation",
+            "tags: [holdfast]",
+            "---",
+            "",
+            f"# {certificate['base']['name']}, taught with Holdfast",
+            "",
+            f"Trained by the method `{certificate['method']}` for {certificate['steps']} steps (seed "
+            f"{certificate['seed']}) from `{certificate['base']['name']}` (SHA-256 of config and weights: "
+            f"`{certificate['base']['digest']}`).",
+            *stopped,
+            "## Learnt",
+            "",
+            "| text | perplexity [95 %] | gain, nats per token [95 %] | sequences |",
+            "|---|---|---|---|",
+            *learnt,
+            "",
+            "## Kept",
+            "",
+            f"Certificate: **{certificate['verdict'] or 'no budget was set'}**.",
+            "Measured once, on text that steered nothing.",
+            "",
+            "| text | source | rise of perplexity | one-sided 95 % bound | allowed | verdict | sequences |",
+            "|---|---|---|---|---|---|---|",
+            *kept,
+            "",
+            "## Settings",
+            "",
+            "```yaml",
+            recipe.rstrip(),
+            "```",
+            "",
+            "Versions: " + ", ".join(f"{name} {version}" for name, version in certificate["versions"].items()) + ".",
+            "",
+        ]
+    )
+
+
+def _kept(entry: Mapping[str, Any]) -> str:
+    allowed = "" if entry["budget"] is None else f"{entry['budget']:.1%}"
+    rise, bound = (f"{entry[key] - 1:+.2%}" for key in ("ratio", "ratio_upper"))
+    verdict = entry["verdict"] or ""
+    return f"| {entry['text']} | {entry['source']} | {rise} | {bound} | {allowed} | {verdict} | {entry['n']} |"

@@ -1,0 +1,119 @@
+"""The plan of a recipe: what would train, on how much, and what it costs; no weights are loaded, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from holdfast.adapters.method import methods
+from holdfast.base import Base, load_config, load_tokenizer
+from holdfast.data.probes import SELF
+from holdfast.governor import Governor
+from holdfast.params import plan as freezing
+from holdfast.params.select import Select, parse
+from holdfast.recipe.building import LOOKS, steps, training_arguments
+from holdfast.recipe.schema import Recipe, settings_of
+from holdfast.recipe.texts import Texts
+from holdfast.remedies.replay import Replay
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do. `rows` are there to learn from; `learnt`, `replayed` and `sampled` count tokens.
+
+    `looks` maps each reason to look at a text to the number of rows that the model reads for it, without gradient.
+    """
+
+    recipe: Recipe
+    freeze: freezing.Plan
+    rows: int
+    steps: int
+    batch: int
+    learnt: int
+    replayed: int
+    sampled: int
+    looks: Mapping[str, int]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """The plan of a recipe, from config, tokenizer and data alone; raises what `run` would raise before training."""
+    model = freezing.from_config(load_config(recipe.base))
+    texts = Texts(recipe, Base(model, load_tokenizer(recipe.base), recipe.base, ""))
+    trained = methods.build(recipe.method.name, {"model": model, "seed": recipe.seed, **recipe.method.arguments})
+    rows = len(texts.learn[0])
+    args = training_arguments(recipe, rows, Path(recipe.output))
+    count, batch = steps(args, rows), args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    share = sum(given.get("share", settings_of(Replay)["share"]) for name, given in _rules(recipe) if name == "replay")
+    length = recipe.learn.length
+    return Plan(
+        recipe=recipe,
+        freeze=freezing.plan(cast(nn.Module, trained), _frozen(recipe)),
+        rows=rows,
+        steps=count,
+        batch=batch,
+        learnt=count * batch * length,
+        replayed=int(count * batch * length * share / (1 - share)) if share < 1 else 0,
+        sampled=_sampled(recipe) * length,
+        looks=_looks(recipe, texts, count),
+    )
+
+
+def render_run_plan(plan: Plan, console: Console) -> None:
+    """Print a plan: what trains and its memory, then steps, tokens and looks."""
+    freezing.render_plan(plan.freeze, console)
+    table = Table(title="The run", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for what, figure in (
+        ("rows to learn from", plan.rows),
+        ("rows in a step", plan.batch),
+        ("steps", plan.steps),
+        ("tokens learnt from, at most", plan.learnt),
+        ("tokens replayed", plan.replayed),
+        ("tokens sampled from the base, once", plan.sampled),
+        *((f"rows run over without gradient: {why}", rows) for why, rows in plan.looks.items()),
+    ):
+        table.add_row(what, f"{figure:,}")
+    console.print(table)
+
+
+def _rules(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, arguments) for entry in recipe.rules for name, arguments in entry.items()]
+
+
+def _frozen(recipe: Recipe) -> Select | None:
+    """What the rules freeze from the first step on."""
+    frozen = [given for name, given in _rules(recipe) if name == "frozen" and "during" not in given]
+    texts = [given.get("within") or given.get("select") or "everything" for given in frozen]
+    return reduce(lambda a, b: a | b, map(parse, texts)) if texts else None
+
+
+def _sampled(recipe: Recipe) -> int:
+    """Rows that the base makes up: the guarded ones, and as many again where a rule asks for them."""
+    asked = any(SELF in _listed(arguments.get("source")) for _, arguments in _rules(recipe))
+    return recipe.keep.rows * ((SELF in recipe.keep.texts) + asked)
+
+
+def _listed(source: Any) -> list[Any]:
+    return source if isinstance(source, list) else [source]
+
+
+def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
+    keep, monitor = recipe.keep, recipe.monitor
+    sizes = texts.sizes
+    audit = 2 * (sum(sizes.values()) + len(texts.learn[1].rows))
+    times = count // (monitor.every or max(1, count // LOOKS))
+    looks = {"monitor": times * min(monitor.rows, len(texts.learn[1].rows)), "certificate, before and after": audit}
+    if keep.budget is not None and keep.govern:
+        own = {**settings_of(Governor), **keep.settings}
+        guarded = [name for name in keep.texts if keep.budget_of(name) is not None]
+        looked = sum(min(own["look"], sizes[name]) for name in guarded)
+        looks["governor, while training"] = count // own["every"] * looked
+    return looks

@@ -1,0 +1,256 @@
+"""A recipe carried out: from its words to a run folder with model, log, certificate, samples and report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+
+from holdfast import checkpoint
+from holdfast._errors import BadInput, TrainingStopped, Unsupported
+from holdfast.adapters.method import methods
+from holdfast.base import Base, load_base
+from holdfast.data.probes import Probe
+from holdfast.data.rows import collate
+from holdfast.evaluation.certificate import Audited, certify, write_json
+from holdfast.evaluation.loss import ScoreCache
+from holdfast.evaluation.report import write_report
+from holdfast.evaluation.samples import continuations, opening
+from holdfast.recipe.building import built_rules, steps, training_arguments
+from holdfast.recipe.journal import Journal
+from holdfast.recipe.loading import dump, parse, resolved
+from holdfast.recipe.outcome import model_card, versions, write_final
+from holdfast.recipe.schema import Recipe
+from holdfast.recipe.texts import Texts
+from holdfast.training import Trainer
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Mapping[str, Any]], None]
+"""Is told what goes on: {"kind": "stage", "text"}, {"kind": "step", "step", "of"}, and each line of the journal."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left in `folder`; `certificate` is None where it was interrupted and can be resumed."""
+
+    folder: Path
+    certificate: Mapping[str, Any] | None
+
+    @property
+    def verdict(self) -> str | None:
+        """ "holds", "undecided" or "broken"; None without a budget or a certificate."""
+        return None if self.certificate is None else self.certificate["verdict"]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What is known of the base before anything trains."""
+
+    kept: list[Audited]
+    learnt: list[Audited]
+    samples: list[dict[str, str]]
+
+
+def run(
+    recipe: Recipe, *, resume: bool = False, progress: Progress | None = None, folder: str | Path | None = None
+) -> Result:
+    """Train as a recipe says, and write its run folder; `resume` goes on from the newest complete checkpoint.
+
+    `folder` is written to instead of the recipe's `output`, for those who move it there afterwards.
+    Raises BadInput for a run folder that is already there (or, resuming, is not), and for data, model or settings that
+    cannot be used; Unsupported for promises that cannot be kept; TrainingStopped where the run had to stop, after the
+    last admitted weights and their certificate were written. A signal saves a checkpoint and gives a Result without
+    certificate.
+    """
+    say = progress or (lambda line: None)
+    folder = Path(folder or recipe.output)
+    with _run_folder(recipe, folder, resume) as resumed:
+        say({"kind": "stage", "text": f"loading {recipe.base}"})
+        base = load_base(recipe.base)
+        texts = Texts(recipe, base)
+        rows, _ = texts.learn
+        say({"kind": "stage", "text": "preparing texts"})
+        before = _measured(recipe, base, texts)
+        args = training_arguments(recipe, len(rows), folder)
+        count = steps(args, len(rows))
+        set_seed(recipe.seed)
+        model = methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
+        with closing(Journal(folder / "log.jsonl" if _first() else Path(os.devnull), _step(resumed))) as journal:
+            trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
+            stopped = _trained(trainer, resumed, journal)
+            seconds = journal.seconds
+        if trainer.interrupted and stopped is None:
+            return Result(folder, None)
+        say({"kind": "stage", "text": "measuring what was learnt and kept"})
+        facts = {"stopped": str(stopped or "") or getattr(trainer.run, "stopped", None), "seconds": round(seconds, 1)}
+        certificate = _left(recipe, base, trainer, before, facts, folder)
+        if stopped is not None:
+            raise stopped
+        return Result(folder, certificate)
+
+
+# Before -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _run_folder(recipe: Recipe, folder: Path, resume: bool) -> Iterator[Path | None]:
+    """Sees to the run folder and the resolved recipe in it; gives the checkpoint to go on from."""
+    resumed = _checkpoint(recipe, folder) if resume else None
+    if not resume and _first() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(
+            f"{folder} is already there. Go on with that run by --resume, choose another folder (output=runs/name), or "
+            "take that one away."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if _first() and not resume:
+        (folder / "recipe.yaml").write_text(dump(resolved(recipe)), encoding="utf-8")
+    try:
+        yield resumed
+    except (BadInput, Unsupported, KeyboardInterrupt):
+        if not resume and _first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # nothing began: the same command works once the fault is mended
+        raise
+
+
+def _checkpoint(recipe: Recipe, folder: Path) -> Path:
+    told = folder / "recipe.yaml"
+    if not told.is_file():
+        raise BadInput(f"There is no run in {folder} to go on with: it has no recipe.yaml. Start it without --resume.")
+    if (folder / "certificate.json").is_file():
+        raise BadInput(f"The run in {folder} came to its end; its certificate is there. There is nothing to resume.")
+    then, now = parse(told.read_text("utf-8"), str(told)), resolved(recipe)
+    if changed := [key for key in now if now[key] != then.get(key)]:
+        raise BadInput(
+            f"The run in {folder} was begun with another {', '.join(f'`{key}`' for key in changed)}. Go on with what "
+            f"it was begun with, holdfast train {told} --resume, or start a new run in another folder."
+        )
+    newest = checkpoint.newest(folder)
+    if newest is None:
+        raise BadInput(f"{folder} holds no complete checkpoint to go on from. Take the folder away and start again.")
+    return newest
+
+
+def _step(resumed: Path | None) -> int | None:
+    return None if resumed is None else int(resumed.name.rpartition("-")[2])
+
+
+def _first() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
+    """The base's losses on all that will be judged, and its samples."""
+    scores = ScoreCache(None)
+
+    def audited(probe: Probe, budget: float | None = None) -> Audited:
+        return Audited(probe, scores.losses(base.digest, base.model, probe.rows, pad_id=base.pad_id), budget)
+
+    _, evaluation = texts.learn
+    kept = [audited(text.audit, recipe.keep.budget_of(name)) for name, text in texts.guarded.items()]
+    prompts = _prompts(recipe, base, texts)
+    written = _continued(recipe, base, base.model, [prompt for _, prompt in prompts])
+    samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
+    return _Before(kept, [audited(evaluation)], samples)
+
+
+def _prompts(recipe: Recipe, base: Base, texts: Texts) -> list[tuple[str, str]]:
+    real = sorted(texts.guarded.values(), key=lambda text: text.name == "self")
+    old = recipe.samples.old
+    if old is None:
+        old = [opening(text.audit, base.tokenizer) for text in real[:1]]
+    new = recipe.samples.new
+    if new is None:
+        new = [opening(texts.learn[1], base.tokenizer)]
+    return [*(("old", prompt) for prompt in old), *(("new", prompt) for prompt in new)]
+
+
+def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[str]) -> list[str]:
+    wanted = recipe.samples
+    return continuations(
+        model, base.tokenizer, prompts, length=wanted.tokens, temperature=wanted.temperature, seed=recipe.seed
+    )
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+class _Steps(TrainerCallback):
+    """Tells the progress display of each step."""
+
+    def __init__(self, say: Progress, count: int):
+        self.say, self.count = say, count
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.say({"kind": "step", "step": state.global_step, "of": self.count})
+
+
+def _trainer(
+    recipe: Recipe, base: Base, model: Any, texts: Texts, args: TrainingArguments, sinks: list[Progress], count: int
+) -> Trainer:
+    rows, evaluation = texts.learn
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=evaluation.rows,
+        data_collator=partial(collate, pad_id=base.pad_id),
+        processing_class=base.tokenizer,
+        rules=built_rules(recipe, base, model, texts, count),
+        sinks=sinks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Steps(sinks[-1], count))
+    return trainer
+
+
+def _trained(trainer: Trainer, resumed: Path | None, journal: Journal) -> TrainingStopped | None:
+    """Train; where the run had to stop, why."""
+    try:
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    except TrainingStopped as error:
+        step = trainer.run.step if trainer.run is not None else 0
+        journal({"step": step, "kind": "note", "text": str(error)})
+        return error
+    return None
+
+
+# After --------------------------------------------------------------------------------------------------------------
+
+
+def _left(
+    recipe: Recipe, base: Base, trainer: Trainer, before: _Before, facts: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Write what a run leaves behind, and return its certificate."""
+    assert trainer.run is not None
+    certificate = {
+        **certify(trainer.model, before.kept, before.learnt, pad_id=base.pad_id),
+        "base": {"name": base.name, "digest": base.digest},
+        "method": recipe.method.name,
+        "seed": recipe.seed,
+        "steps": trainer.run.step,
+        **facts,
+        "versions": versions(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    prompts = [sample["prompt"] for sample in before.samples]
+    tuned = _continued(recipe, base, trainer.model, prompts)
+    told = dump(resolved(recipe))
+    write_final(trainer, model_card(certificate, told, isinstance(trainer.model, PeftModel)), folder / "final")
+    if _first():
+        samples = [{**sample, "tuned": text} for sample, text in zip(before.samples, tuned, strict=True)]
+        write_json(samples, folder / "samples.json")
+        write_json(certificate, folder / "certificate.json")
+        write_report([folder], folder / "report.html", title=f"{base.name}: {folder.name}")
+    return certificate

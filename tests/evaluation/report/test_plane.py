@@ -1,0 +1,104 @@
+"""The learning-versus-keeping plane: where runs stand, their way there, their names, and the picture file."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from holdfast._errors import BadInput
+from holdfast.evaluation.report import RunRecord, plane_picture
+from holdfast.evaluation.report.drawing import style
+from holdfast.evaluation.report.plane import budgets, plane, tracks
+from tests.evaluation.report.runs import SHAPES, STEPS, certificate
+
+
+def test_a_run_stands_where_its_certificate_says(records: list[RunRecord]):
+    for track, shape in zip(tracks(records), SHAPES.values(), strict=True):
+        assert track.audited
+        assert track.end.gain == pytest.approx(shape.gain)
+        assert track.end.forgetting == pytest.approx(100 * math.expm1(max(shape.rises.values())))
+        assert track.end.bars is not None
+        assert track.end.bars[0] < track.end.forgetting < track.end.bars[1]
+        assert track.end.bars[2] < track.end.gain < track.end.bars[3]
+
+
+def test_the_way_begins_at_the_base_and_has_a_point_a_look(records: list[RunRecord]):
+    way = tracks(records)[0].way
+    assert (way[0].forgetting, way[0].gain) == (0.0, 0.0)
+    assert len(way) == 1 + STEPS // 20
+    looks = records[0].series("probe", "tiny/stories")
+    assert way[-1].forgetting == pytest.approx(100 * math.expm1(looks[-1]["rise"]))
+
+
+def test_without_a_certificate_the_last_look_stands_in_and_says_so(records: list[RunRecord]):
+    run = replace(records[0], certificate=None)
+    track = tracks([run])[0]
+    assert not track.audited
+    assert track.end == track.way[-1]
+    assert "plain (not audited)" in _texts(_plane([run]))
+
+
+def test_several_new_texts_are_averaged(records: list[RunRecord]):
+    found = certificate(SHAPES["plain"])
+    second = {**found["learnt"][0], "text": "another", "gain": found["learnt"][0]["gain"] + 1}
+    run = replace(records[0], certificate={**found, "learnt": [*found["learnt"], second]})
+    assert tracks([run])[0].end.gain == pytest.approx(SHAPES["plain"].gain + 0.5)
+    assert any("2 new texts" in text for text in _texts(_plane([run])))
+
+
+def test_runs_with_nothing_measured_have_no_plane(tmp_path: Path):
+    run = RunRecord("run", Path("run"))
+    with style():
+        assert plane([run]) is None
+    with pytest.raises(BadInput, match="no point to draw"):
+        plane_picture([run], tmp_path / "plane.png")
+
+
+def test_budgets_are_in_per_cent_and_once(records: list[RunRecord]):
+    assert budgets(records) == [2.0]
+
+
+def _plane(runs: list[RunRecord], width: float = 8.6) -> Figure:
+    with style():
+        figure = plane(runs, width=width)
+        assert figure is not None
+        figure.draw_without_rendering()
+    return figure
+
+
+def _texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("width", [8.6, 4.9])
+def test_every_run_is_named_and_no_name_covers_another(records: list[RunRecord], width: float):
+    crowd = [*records, *(replace(run, name=f"{run.name} again") for run in records)]
+    with style():
+        figure = _plane(crowd, width)
+        names = {run.name for run in crowd}
+        boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text() in names]
+    assert len(boxes) == len(names)
+    assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
+    assert "budget 2 %" in _texts(figure)
+
+
+def test_the_picture_is_1200_pixels_wide_on_white_and_the_same_twice(folders: list[Path], tmp_path: Path):
+    target = plane_picture(folders, tmp_path / "deep" / "plane.png")
+    data = target.read_bytes()
+    assert struct.unpack(">II", data[16:24]) == (1200, 720)
+    assert plane_picture(folders, tmp_path / "again.png").read_bytes() == data
+    assert [file.name for file in target.parent.iterdir()] == ["plane.png"]
+
+
+def test_the_picture_as_svg_and_other_endings(folders: list[Path], tmp_path: Path):
+    text = plane_picture(folders[:1], tmp_path / "plane.svg").read_text("utf-8")
+    assert "<svg" in text
+    assert ">plain</text>" in text
+    with pytest.raises(BadInput, match=r"\.png or \.svg"):
+        plane_picture(folders, tmp_path / "plane.pdf")
