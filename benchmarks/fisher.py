@@ -1,15 +1,17 @@
 """Is the Fisher information exact, and what does it cost?
 
-    python benchmarks/fisher.py --quick      few rounds, and 2 of the 24 blocks of the larger shape       (under two minutes)
+    python benchmarks/fisher.py --quick      few rounds, and 2 of the 24 blocks of the larger shape (under two minutes)
     python benchmarks/fisher.py              more rounds, and all 24 blocks
 
-Four ways to the same quantity, on the embedded base (stories, rows of 256 tokens, batches of 16) and on random weights
-in the shape of Qwen2.5-0.5B (rows of 256 random tokens): `fisher`; a loop over single sequences, which is the definition;
-`torch.func.vmap(grad)`; and the square of the batch gradient, which some libraries take for it. Time is given in
-training passes: one forward and backward pass with all weights requiring a gradient, over the same rows in the same
-batches, no optimiser step. All are run in turn, round after round; the figure is the median over rounds of the
-ratio within a round. Memory is measured in a process of its own for each: the peak of the resident size (allocated
-memory on CUDA) above what the model takes, the result included.
+Four ways to the same quantity: `fisher`; a loop over single sequences, which is the definition; `torch.func.vmap(grad)`;
+and the square of the batch gradient, which some libraries take for it. All on the embedded base (stories, rows of
+256 tokens, batches of 16), the first two on random weights in the shape of Qwen2.5-0.5B as well (256 random tokens).
+
+Time is given in training passes: one forward and backward pass with all weights requiring a gradient, over the same
+rows in the same batches, without an optimiser step. All are run in turn, round after round; the figure is the median
+over rounds of the ratio within a round, by the clock and by the processor time of all threads. Memory is measured
+in a process of its own for each: the peak of the resident size (of the allocated memory on CUDA) above that of
+the loaded model, the result included.
 Exits 1 when `fisher` differs from the loop by more than 1e-5 or costs more than 2 training passes.
 """
 
@@ -20,13 +22,15 @@ import gc
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -125,17 +129,18 @@ def vmapped(model: nn.Module, batches: list[Batch]) -> Values:
 
 
 METHODS: dict[str, Callable[[nn.Module, list[Batch]], Values]] = {
+    "loop": loop,
     "training pass": training_pass,
     "holdfast": fisher,
-    "loop": loop,
     "vmap(grad)": vmapped,
     "squared batch gradient": squares,
 }
+ALWAYS = ("training pass", "holdfast")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model with its rows; methods beyond the first two are timed in the first `slow` rounds alone."""
+    """One model with its rows; what is not in ALWAYS is run in the first `slow` rounds alone."""
 
     name: str
     build: Callable[[str], tuple[nn.Module, list[Batch]]]
@@ -145,12 +150,12 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    """What is measured; when time is short, the larger shape does without the two ways that nobody should take."""
-    rows, rounds, slow, blocks = (32, 3, 2, 2) if quick else (64, 9, 5, 24)
+    """What is measured."""
+    rows, rounds, slow, blocks = (32, 5, 1, 2) if quick else (64, 9, 3, 24)
     shape = f"Qwen2.5-0.5B shape, {blocks} of 24 blocks, 2 rows"
     return [
         Case(f"embedded base, {rows} rows", partial(embedded, rows), tuple(METHODS), rounds, slow),
-        Case(shape, partial(qwen, blocks, 2), tuple(METHODS)[: 3 if quick else 5], 2, 1),
+        Case(shape, partial(qwen, blocks, 2), ("loop", *ALWAYS), 1 if quick else 2, 1),
     ]
 
 
@@ -158,15 +163,14 @@ def measured(case: Case, device: str, say: Callable[[str], None]) -> dict[str, d
     """For each method seconds and processor seconds, round after round, and how close it is to the loop."""
     model, batches = case.build(device)
     records: dict[str, dict[str, Any]] = {m: {"seconds": [], "processor_seconds": []} for m in case.methods}
-    say(f"{case.name}: warm-up")
-    truth = loop(model, batches)
-    training_pass(model, batches)
+    truth: Values = {}
     for turn in range(case.rounds):
-        for method in case.methods[: None if turn < case.slow else 2]:
+        for method in case.methods if turn < case.slow else ALWAYS:
             say(f"{case.name}: round {turn + 1} of {case.rounds}, {method}")
-            wall, processor, values = timed(lambda run=METHODS[method]: run(model, batches), device)
+            wall, processor, values = timed(partial(METHODS[method], model, batches), device)
             records[method]["seconds"].append(round(wall, 4))
             records[method]["processor_seconds"].append(round(processor, 4))
+            truth = truth or values
             if values and turn == 0:
                 records[method] |= compared(values, truth)
             del values
@@ -206,9 +210,10 @@ def passes(records: dict[str, dict[str, Any]], method: str, kind: str) -> float:
     return round(median(a / b for a, b in pairs), 3)
 
 
-def peak(case: Case, method: str, device: str) -> float | None:
+def peak(place: int, method: str, device: str, arguments: argparse.Namespace) -> float | None:
     """Peak memory of one call above that of the loaded model, in MiB; None where the system does not tell."""
-    model, batches = case.build(device)
+    prepare(arguments.threads)
+    model, batches = cases(arguments.quick)[place].build(device)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         METHODS[method](model, batches)
@@ -226,18 +231,25 @@ def peak(case: Case, method: str, device: str) -> float | None:
 def bench(device: str, arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """All cases on one device: case -> method -> figures."""
     report: dict[str, Any] = {}
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["holdfast.params.importance", "holdfast.base", "rich.table", "psutil"])
     for place, case in enumerate(cases(arguments.quick)):
         records = measured(case, device, say)
         for method in case.methods:
             say(f"{case.name}: memory of {method}")
-            command = [sys.executable, __file__, "--peak", str(place), method, "--device", device]
-            command += ["--threads", str(arguments.threads)] + ["--quick"] * arguments.quick
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            records[method]["peak_mib"] = json.loads(done.stdout.splitlines()[-1])
+            with ProcessPoolExecutor(1, context) as alone:
+                records[method]["peak_mib"] = alone.submit(peak, place, method, device, arguments).result()
             records[method]["training_passes"] = passes(records, method, "seconds")
             records[method]["training_passes_processor"] = passes(records, method, "processor_seconds")
         report[case.name] = records
     return report
+
+
+def prepare(threads: int) -> None:
+    warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap, of attention
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    torch.set_num_threads(threads)
 
 
 def table(device: str, report: dict[str, Any]) -> Table:
@@ -282,15 +294,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch uses")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures are written")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    torch.set_num_threads(arguments.threads)
-    if arguments.peak:
-        print(json.dumps(peak(cases(arguments.quick)[int(arguments.peak[0])], arguments.peak[1], arguments.device)))
-        return 0
+    prepare(arguments.threads)
     console, start = Console(), time.perf_counter()
     host = machine(arguments.threads)
     devices: dict[str, Any] = {"cuda": "not measured"}

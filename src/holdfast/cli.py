@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
 import holdfast
-from holdfast._errors import HoldfastError
+from holdfast._errors import HoldfastError, UnknownName
 
 if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
     import holdfast.demo
@@ -51,23 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     _listen(logging.DEBUG if debug else logging.WARNING)
     try:
-        code = app(args=given, prog_name="holdfast", standalone_mode=False)
-    except (HoldfastError, click.ClickException, click.Abort, KeyboardInterrupt) as error:
-        if debug and isinstance(error, HoldfastError):
+        app(args=given, prog_name="holdfast")
+    except HoldfastError as error:
+        if debug:
             complaints.print_exception()
-        code = _complain(error)
+        _say(str(error))
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             complaints.print_exception()
         fault = f"{type(error).__name__}: {error}"
-        _say(f"This is a fault in Holdfast, not in what you gave it: {fault} (--debug shows where.)")
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        _say(f"This is a fault in Holdfast, not in what you gave it: {fault} (--debug shows where)")
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"holdfast {holdfast.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Teach a language model something new without losing what it knew, and prove it."""
 
@@ -83,22 +88,23 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Carry a recipe out: a run folder with model, log, certificate, samples and report."""
     recipes = holdfast.recipe
     loaded = recipes.load(recipe, overrides or ())
     if dry_run:
         recipes.render_run_plan(recipes.plan(loaded), console)
-        return 0
+        return
     with holdfast.display.Display(console) as display:
         result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
     if result.certificate is None:
         told = result.folder / "recipe.yaml"
         _say(f"Interrupted; a checkpoint was saved. Go on: holdfast train {told} --resume")
-        return 130
+        raise typer.Exit(130)
     console.print(holdfast.evaluation.report.render_table([result.folder]))
     console.print(f"Model: {result.folder / 'final'}   Report: {result.folder / 'report.html'}")
-    return 3 if result.verdict in ("broken", "undecided") else 0
+    if result.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -106,9 +112,10 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: a look, not a result.")] = False,
     debug: Debug = False,
-) -> int:
+) -> None:
     """Spend the same steps three ways on the embedded model: plain, with remedies, governed."""
-    return 0 if holdfast.demo.demo(output, console, quick=quick) else 130
+    if not holdfast.demo.demo(output, console, quick=quick):
+        raise typer.Exit(130)
 
 
 @app.command()
@@ -164,20 +171,8 @@ def show_recipe(name: Annotated[str, typer.Argument(help="A name that `holdfast 
     """Print a recipe, to be saved and changed."""
     known = holdfast.recipe.shipped()
     if name not in known:
-        raise holdfast._errors.UnknownName("shipped recipe called", name, known)
+        raise UnknownName("shipped recipe called", name, known)
     print(known[name], end="")
-
-
-def _complain(error: BaseException) -> int:
-    """Say what went wrong in one paragraph, and what the exit code is."""
-    if isinstance(error, HoldfastError):
-        _say(str(error))
-        return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    _say("Interrupted.")
-    return 130
 
 
 def _say(paragraph: str) -> None:

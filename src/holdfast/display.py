@@ -1,4 +1,4 @@
-"""The live display of runs in a terminal: what goes on, how far it is, and the figures so far; plain lines elsewhere."""
+"""The live display of runs: what goes on, how far it is, and the figures so far; outside a terminal, plain lines."""
 
 from __future__ import annotations
 

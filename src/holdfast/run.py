@@ -365,9 +365,9 @@ class Run:
         asked = sorted(self._active("update"), key=lambda r: r.kind)
         if asked:
             rates = {id(p): float(group["lr"]) for group in self.optimizer.param_groups for p in group["params"]}
-            for name, tensor in self.tensors.items():
-                if tensor.grad is not None and id(tensor) in rates:
-                    with self._uncast():
+            with self._uncast():
+                for name, tensor in self.tensors.items():
+                    if tensor.grad is not None and id(tensor) in rates:
                         self._ask(asked, name, rates[id(tensor)])
         self._before = {}
         torch.clear_autocast_cache()

@@ -69,8 +69,9 @@ def sequence_kl(
 ) -> SequenceLosses:
     """KL(base || model) in nats, summed over the labelled tokens of each row; `each()` is the mean per sequence.
 
-    `base_logits` takes a batch without labels and returns logits [rows, length, vocabulary], or an output that holds them; it is
-    called in the same quiet state as the model. On rows that the base wrote, this is the expected rise of the loss.
+    `base_logits` takes a batch without labels and returns logits [rows, length, vocabulary], or an output that holds
+    them; it is called in the same quiet state as the model. On rows that the base wrote, this is the expected rise of
+    the loss.
     """
 
     def divergence(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def steps(args: TrainingArguments, rows: int) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     batches = math.ceil(rows / (args.train_batch_size * args.world_size))
-    return int(math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps)))
+    epochs: float = args.num_train_epochs
+    return math.ceil(epochs * math.ceil(batches / args.gradient_accumulation_steps))
 
 
 def built_rules(recipe: Recipe, base: Base, model: nn.Module, texts: Texts, count: int) -> list[Rule]:

@@ -23,7 +23,7 @@ from holdfast.recipe.reading import Reader
 
 @dataclass(frozen=True)
 class Score:
-    """The loss of a model on a text, in nats per token; `rise` is its paired difference to the base, if there is one."""
+    """The loss of a model on a text, in nats per token; `rise` is the paired difference to a base, if any."""
 
     probe: Probe
     tokens: int

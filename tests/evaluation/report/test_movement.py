@@ -62,7 +62,7 @@ def test_a_deep_model_shows_colours_and_few_labels():
     words = _words(_drawn({f"layers.{block} mlp": 0.01 for block in range(48)} | {"norm": 0.02}))
     assert "0.010" not in words
     assert "0.020" in words
-    assert len([word for word in words if word.isdigit()]) <= 10
+    assert len({word for word in words if word.isdigit()}) <= 10
 
 
 def test_adapters_outside_all_blocks_alone():

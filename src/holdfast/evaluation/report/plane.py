@@ -118,7 +118,7 @@ def _axes(axes: Axes, shown: Sequence[Track], runs: Sequence[RunRecord], narrow:
 
 def _draw(axes: Axes, track: Track) -> None:
     hue, end = colour(track.place), track.end
-    way = track.way if track.audited else track.way[:-1] + (end,)
+    way = track.way if track.audited else (*track.way[:-1], end)
     x, y = [p.forgetting for p in way], [p.gain for p in way]
     axes.plot(x, y, color=hue, alpha=0.42, linewidth=1.1, linestyle=dashes(track.place), marker=".", markersize=4)
     if end.bars is not None and all(map(math.isfinite, end.bars)):
