@@ -54,10 +54,12 @@ RESULTS = Path(__file__).parent / "results" / "budget.json"
 BUDGETS = (0.01, 0.02, 0.05, 0.1)
 GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 """Share of replay and strength of distillation: ten runs with fixed strengths."""
-START = (1 / 3, 8.0)
+START = (float(os.environ.get("SH", "0.3333")), 8.0)
 """Share and strength that every governed run starts from."""
 SUITE = "tiny/stories"
-LEARNING_RATE = {"full": 1e-3, "lora": 1e-2}
+LENGTH, LOOK = 64, 128
+"""Tokens of a row, and rows of a look."""
+LEARNING_RATE = {"full": float(os.environ.get("LR", "1e-3")), "lora": 1e-2}
 Job = dict[str, Any]
 
 
@@ -80,8 +82,8 @@ class Settle(Rule):
 def texts(seed: int) -> Texts:
     """The rows of one seed: which documents are kept for what, and what the base makes up, follow from it."""
     recipe = {
-        "base": "tiny", "learn": "tiny/shakespeare", "seed": seed, "output": "unused",
-        "keep": {"probe": "self", "rows": 1024, "suites": [SUITE]},
+        "base": "tiny", "learn": {"data": "tiny/shakespeare", "length": LENGTH}, "seed": seed, "output": "unused",
+        "keep": {"probe": "self", "rows": 2048, "suites": [SUITE]},
     }  # fmt: skip
     return Texts(load(recipe), load_base("tiny"))
 
@@ -94,8 +96,8 @@ def guards(rows: Texts, budget: float) -> list[Guard]:
 def before(seed: int) -> dict[str, tuple[list[Row], SequenceLosses]]:
     """What is measured at the end, and the base's losses on it."""
     rows = texts(seed)
-    probes = {"new": rows.learn[1].rows[:256], **{n: g.audit.rows for n, g in rows.guarded.items()}}
-    return {name: (probe, sequence_losses(rows.base.model, probe)) for name, probe in probes.items()}
+    probes = {"new": rows.learn[1].rows[:512], **{n: g.audit.rows for n, g in rows.guarded.items()}}
+    return {name: (probe, sequence_losses(load_base("tiny").model, probe)) for name, probe in probes.items()}
 
 
 def measured(model: Any, seed: int) -> dict[str, Any]:
@@ -108,10 +110,18 @@ def interval(rise: Interval) -> dict[str, float]:
     return {"rise": rise.mean, "low": rise.low, "high": rise.high, "upper": rise.upper}
 
 
+def settings(method: str, seed: int, steps: int) -> TrainingArguments:
+    hf_logging.set_verbosity_error()
+    return TrainingArguments(
+        output_dir="unused", max_steps=steps, per_device_train_batch_size=16, use_cpu=True, seed=seed,
+        learning_rate=LEARNING_RATE[method], lr_scheduler_type="linear", warmup_steps=0.07, weight_decay=0.0,
+        save_strategy="no", logging_strategy="no", disable_tqdm=True, report_to="none",
+    )  # fmt: skip
+
+
 def train(job: Job) -> list[Job]:
     """One run, measured; a plain one gives a row for itself and one for each budget that it is walked back to."""
     torch.set_num_threads(1)
-    hf_logging.set_verbosity_error()
     rows, started = texts(job["seed"]), time.perf_counter()
     set_seed(job["seed"])
     model = methods[job["method"]](load_base("tiny").model, seed=job["seed"])
@@ -121,19 +131,15 @@ def train(job: Job) -> list[Job]:
         old = rows.source(["self", SUITE])
         rules = [Replay(old, share, labels=False), Distill(strength)]
     if job["kind"] == "governed":
-        rules.append(Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), overshoot=DECAYING))
+        rules.append(Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING))
     settle = Settle({b: Governor(guards(rows, b)) for b in job.get("budgets", [])})
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir="unused", max_steps=job["steps"], per_device_train_batch_size=16, use_cpu=True, seed=job["seed"],
-            learning_rate=LEARNING_RATE[job["method"]], lr_scheduler_type="linear", warmup_steps=0.07, weight_decay=0.0,
-            save_strategy="no", logging_strategy="no", disable_tqdm=True, report_to="none",
-        ),
+        args=settings(job["method"], job["seed"], job["steps"]),
         train_dataset=rows.learn[0],
         data_collator=partial(collate, pad_id=0),
         rules=[*rules, settle],
-    )  # fmt: skip
+    )
     trainer.train()
     seconds = time.perf_counter() - started
     done = [{**job, **measured(model, job["seed"]), "seconds": seconds}]
@@ -212,7 +218,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    steps = options.steps or (60 if options.quick else 120)
+    steps = options.steps or (100 if options.quick else 250)
     todo = list(jobs(options.quick, steps))
     rows: list[Job] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
@@ -228,14 +234,16 @@ def main() -> int:
     return bool(said)
 
 
-def save(rows: list[Job], steps: int) -> None:
+def stamp(command: str, steps: int) -> dict[str, Any]:
+    """When, where and by what a result was measured."""
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "gpu": "not measured"}
-    found = {"date": date.today().isoformat(), "command": "python benchmarks/budget.py", "machine": machine, "steps": steps}
-    governed = {(r["method"], r["budget"]) for r in rows if r["kind"] == "governed"}
-    complete = [r for r in rows if any(r["method"] == m for m, _ in governed)]
+    return {"date": date.today().isoformat(), "command": command, "machine": machine, "steps": steps}
+
+
+def save(rows: list[Job], steps: int) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(json.dumps({**found, "summary": summary(complete), "runs": rows}, indent=1))
+    staged.write_text(json.dumps({**stamp("python benchmarks/budget.py", steps), "summary": summary(rows), "runs": rows}, indent=1))
     staged.replace(RESULTS)
 
 

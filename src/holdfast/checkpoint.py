@@ -104,8 +104,8 @@ def check(folder: Path, needs: Sequence[str] = ()) -> None:
     `needs` are beginnings of file names; at least one file has to begin with each.
     """
     try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        sizes = dict(json.loads((folder / MANIFEST).read_text(encoding="utf8"))["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadCheckpoint(
             f"{folder} is not a complete checkpoint: it has no readable {MANIFEST}, which is written last."
         ) from None

@@ -29,7 +29,7 @@ DECAYING = 0.9
 SCATTER = 5.0
 """Variance over rows, times tokens per row, of the rise, in multiples of the rise; 2.4 to 4.9 was measured."""
 
-GUESSES = 6
+GUESSES = 12
 """Looks that one line search may take."""
 
 
@@ -92,8 +92,9 @@ class Governor(Rule):
 
     Every `every` steps (20) it judges the running average of the weights since the last look (what annealing will
     leave) on the first `look` rows of each guard, and turns the strengths by (rise / aim) ** `response`: tighter over
-    the aim, looser below it. Under a learning rate that decays to zero the rise may stand above the aim meanwhile, by
-    `overshoot` (0) times the share of the peak rate: annealing takes it back (`DECAYING` was measured).
+    the aim, looser below it; the first look, at weights that have hardly moved, turns nothing. Under a learning rate
+    that decays to zero the rise may stand above the aim meanwhile, by `overshoot` (0) times the share of the peak rate:
+    annealing takes it back (`DECAYING` was measured).
 
     Weights inside the budget are admitted. Where nothing can be tightened, weights outside are walked back along the
     line from the last admitted ones; `patience` such looks in a row that leave nothing stop the run. After the last
@@ -196,7 +197,7 @@ class Governor(Rule):
             self._say(run, "admitted")
         elif not tunable:
             self._walk_back(run)
-        if tunable:
+        if tunable and run.step > self.every:
             self._steer(run, tunable, self._used(rises, whole=True) / self._allowance(run))
         self._counted = 0
 

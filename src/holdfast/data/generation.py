@@ -25,14 +25,14 @@ class Draws:
     uniforms: Tensor
     temperature: Tensor
 
-    def __getitem__(self, rows: slice) -> Draws:
-        return Draws(self.uniforms[rows], self.temperature[rows])
+    def part(self, rows: slice, device: torch.device) -> Draws:
+        """The luck of some of the rows, where their model is."""
+        return Draws(self.uniforms[rows].to(device), self.temperature[rows].to(device))
 
     def token(self, logits: Tensor, position: int) -> Tensor:
         """A token per row, [rows, 1], by inverting the distribution function of softmax(logits / temperature)."""
-        uniforms, temperature = self.uniforms.to(logits.device), self.temperature.to(logits.device)
-        heights = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
-        drawn = torch.searchsorted(heights, uniforms[:, position, None] * heights[:, -1:], right=True)
+        heights = torch.softmax(logits.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        drawn = torch.searchsorted(heights, self.uniforms[:, position, None] * heights[:, -1:], right=True)
         return drawn.clamp_(max=logits.shape[-1] - 1)
 
 
@@ -64,7 +64,7 @@ def sample(
     """
     size = max(1, min(KV_BYTES // (length * kv_bytes(model)), LOGITS // model.config.get_text_config().vocab_size))
     batches = [slice(i, i + size) for i in range(0, len(starts), size)]
-    made = [_sample(model, starts[rows], draws[rows], length, follow) for rows in batches]
+    made = [_sample(model, starts[rows], draws.part(rows, starts.device), length, follow) for rows in batches]
     return torch.cat([ids for ids, _ in made]), torch.cat([given for _, given in made])
 
 

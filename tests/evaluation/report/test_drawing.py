@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 from matplotlib.axes import Axes
@@ -76,12 +77,16 @@ def _axis(values: list[float], limits: list[float]) -> Axes:
     return axes
 
 
+def _places(axes: Axes, values: list[float]) -> list[float]:
+    """Where values stand along the axis, from 0 at its beginning to 1 at its end."""
+    points = axes.transData.transform([(value, 0.0) for value in values])
+    return [float(x) for x, _ in axes.transAxes.inverted().transform(points)]
+
+
 def test_the_scale_shows_two_and_five_hundred_per_cent_apart():
     axes = _axis([1.8, 500.0], [2.0])
     low, high = axes.get_xlim()
-    places = axes.transAxes.inverted().transform(axes.transData.transform([(v, 0) for v in (0.0, 1.8, 2.0, 500.0)]))[
-        :, 0
-    ]
+    places = _places(axes, [0.0, 1.8, 2.0, 500.0])
     assert low < 0 < 500 < high
     assert places[1] - places[0] > 0.1
     assert places[2] - places[1] > 0.01
@@ -92,10 +97,10 @@ def test_the_scale_shows_two_and_five_hundred_per_cent_apart():
 def test_ticks_stand_inside_and_apart(values: list[float]):
     axes = _axis(values, [2.0])
     ticks = axes.get_xticks()
-    places = axes.transAxes.inverted().transform(axes.transData.transform([(t, 0) for t in ticks]))[:, 0]
+    places = _places(axes, list(ticks))
     assert 0.0 in ticks
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
-    assert all(right - left > 0.07 for left, right in zip(places, places[1:], strict=False))
+    assert all(right - left > 0.07 for left, right in pairwise(places))
 
 
 def test_tick_labels_carry_their_sign():

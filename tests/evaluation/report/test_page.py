@@ -14,6 +14,7 @@ from holdfast.evaluation.report.page import (
     note,
     page,
     row_name,
+    run_name,
     section,
     table,
     words,
@@ -25,10 +26,9 @@ EVIL = '<script>alert("1")</script>&'
 
 def test_every_piece_escapes():
     run = RunRecord(EVIL, Path("run"), missing={"log.jsonl": EVIL})
-    pieces = [
-        page(EVIL, []), section(EVIL), note(EVIL), words(EVIL), row_name(EVIL, EVIL), cell(Cell(EVIL, (EVIL,), "holds")),
-        table([EVIL], []), listing({EVIL: EVIL}), key([EVIL]), figure(EVIL), *absent([run], "log.jsonl"),
-    ]  # fmt: skip
+    pieces = [page(EVIL, []), section(EVIL), note(EVIL), figure(EVIL), key([EVIL]), run_name(0, EVIL)]
+    pieces += [words(EVIL), row_name(EVIL, EVIL), cell(Cell(EVIL, (EVIL,), "holds")), table([EVIL], [])]
+    pieces += [listing({EVIL: EVIL}), *absent([run], "log.jsonl")]
     for piece in pieces:
         assert "<script" not in piece
         assert "&lt;script&gt;alert(" in piece

@@ -179,10 +179,14 @@ def _free(
 
 def _covered(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> float:
     """Area that a label covers, and what of it stands outside the axes tenfold, in square pixels."""
-    within = Bbox.intersection(box, inside)
-    outside = box.width * box.height - (within.width * within.height if within else 0.0)
-    shared = (Bbox.intersection(box, other) for other in taken)
-    return 10 * outside + sum(common.width * common.height for common in shared if common)
+    x0, y0, x1, y1 = box.extents
+    outside = (x1 - x0) * (y1 - y0) - _common(x0, y0, x1, y1, inside)
+    return 10 * outside + sum(_common(x0, y0, x1, y1, other) for other in taken)
+
+
+def _common(x0: float, y0: float, x1: float, y1: float, other: Bbox) -> float:
+    left, low, right, high = other.extents
+    return float(max(0.0, min(x1, right) - max(x0, left)) * max(0.0, min(y1, high) - max(y0, low)))
 
 
 def _box(axes: Axes, point: Point, half: float) -> Bbox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from holdfast.evaluation.report.drawing import inline
@@ -94,7 +95,8 @@ def decisions_section(runs: Sequence[RunRecord]) -> str:
 
 def _decision(line: Entry) -> list[str]:
     strengths = line.get("strengths")
-    set_to = [f"{n} {number(strengths, n):.4g}" for n in strengths] if isinstance(strengths, Mapping) else []
+    known = {n: number(strengths, n) for n in strengths} if isinstance(strengths, Mapping) else {}
+    set_to = [f"{name} {value:.4g}" for name, value in known.items() if math.isfinite(value)]
     action = str(line.get("action", NOTHING))
     sign = ACTIONS.get(action, ("", ""))[1]
     cells = (Cell(whole(number(line, "step"))), Cell(f"{sign} {action}".strip()), Cell(", ".join(set_to) or NOTHING))
