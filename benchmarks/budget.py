@@ -54,12 +54,12 @@ RESULTS = Path(__file__).parent / "results" / "budget.json"
 BUDGETS = (0.01, 0.02, 0.05, 0.1)
 GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 """Share of replay and strength of distillation: ten runs with fixed strengths."""
-START = (float(os.environ.get("SH", "0.3333")), 8.0)
+START = (0.5, 8.0)
 """Share and strength that every governed run starts from."""
 SUITE = "tiny/stories"
 LENGTH, LOOK = 64, 128
 """Tokens of a row, and rows of a look."""
-LEARNING_RATE = {"full": float(os.environ.get("LR", "1e-3")), "lora": 1e-2}
+LEARNING_RATE = {"full": 1e-3, "lora": 1e-2}
 Job = dict[str, Any]
 
 

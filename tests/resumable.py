@@ -21,7 +21,7 @@ from tests.test_training import all_rules, settings, trainer
 
 def governed() -> list[Rule]:
     """Rules with generators, orders, strengths, anchors, importance, averages and a tensor that is held for a while."""
-    guard = Guard("old", ROWS[16:], 8, 2.0)
+    guard = Guard("old", ROWS[16:], 500, 5.0)
     return [
         *all_rules(),
         During(2, 5, Frozen("layers(2:3)")),

@@ -53,8 +53,8 @@ def steps(args: TrainingArguments, rows: int) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     batches = math.ceil(rows / (args.train_batch_size * args.world_size))
-    epochs: float = args.num_train_epochs
-    return math.ceil(epochs * math.ceil(batches / args.gradient_accumulation_steps))
+    in_epoch: int = math.ceil(batches / args.gradient_accumulation_steps)
+    return math.ceil(args.num_train_epochs * in_epoch)
 
 
 def built_rules(recipe: Recipe, base: Base, model: nn.Module, texts: Texts, count: int) -> list[Rule]:

@@ -15,7 +15,7 @@ from torch import nn
 from holdfast.adapters.method import methods
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.data.probes import SELF
-from holdfast.governor import Governor
+from holdfast.governor import Governor, Guard
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
 from holdfast.recipe.building import LOOKS, steps, training_arguments
@@ -106,14 +106,23 @@ def _listed(source: Any) -> list[Any]:
 
 
 def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
-    keep, monitor = recipe.keep, recipe.monitor
-    sizes = texts.sizes
-    audit = 2 * (sum(sizes.values()) + len(texts.learn[1].rows))
+    monitor, sizes, measured = recipe.monitor, texts.sizes, len(texts.learn[1].rows)
     times = count // (monitor.every or max(1, count // LOOKS))
-    looks = {"monitor": times * min(monitor.rows, len(texts.learn[1].rows)), "certificate, before and after": audit}
-    if keep.budget is not None and keep.govern:
-        own = {**settings_of(Governor), **keep.settings}
-        guarded = [name for name in keep.texts if keep.budget_of(name) is not None]
-        looked = sum(min(own["look"], sizes[name]) for name in guarded)
-        looks["governor, while training"] = count // own["every"] * looked
-    return looks
+    looks = {"monitor": times * min(monitor.rows, measured)}
+    if (governor := _governor(recipe, sizes)) is not None:
+        looked = sum(min(governor.look, guard.audits) for guard in governor.guards)
+        looks["governor, while training"] = count // governor.every * looked
+    return {**looks, "certificate, before and after": 2 * (sum(sizes.values()) + measured)}
+
+
+def _governor(recipe: Recipe, sizes: Mapping[str, int]) -> Governor | None:
+    """The governor on rows that stand for the real ones; refuses a budget that so many cannot resolve."""
+    keep, length = recipe.keep, recipe.learn.length
+    row = {"input_ids": [0] * length, "labels": [0] * length}
+    guards = [Guard(n, [row] * size, size, b) for n, size in sizes.items() if (b := keep.budget_of(n)) is not None]
+    if not guards or not keep.govern:
+        return None
+    governor = Governor(guards, **keep.settings)
+    for guard in guards:
+        guard.refuse(governor.confidence)
+    return governor

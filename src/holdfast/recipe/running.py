@@ -75,7 +75,7 @@ def run(
     """
     say = progress or (lambda line: None)
     folder = Path(folder or recipe.output)
-    with _run_folder(recipe, folder, resume) as resumed:
+    with _prepared(recipe, folder, resume):
         say({"kind": "stage", "text": f"loading {recipe.base}"})
         base = load_base(recipe.base)
         texts = Texts(recipe, base)
@@ -86,9 +86,9 @@ def run(
         count = steps(args, len(rows))
         set_seed(recipe.seed)
         model = methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
-        with closing(Journal(folder / "log.jsonl" if _first() else Path(os.devnull), _step(resumed))) as journal:
+        with closing(Journal(folder / "log.jsonl" if _first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
-            stopped = _trained(trainer, resumed, journal)
+            stopped = _trained(trainer, resume, journal)
             seconds = journal.seconds
         if trainer.interrupted and stopped is None:
             return Result(folder, None)
@@ -104,9 +104,10 @@ def run(
 
 
 @contextmanager
-def _run_folder(recipe: Recipe, folder: Path, resume: bool) -> Iterator[Path | None]:
-    """Sees to the run folder and the resolved recipe in it; gives the checkpoint to go on from."""
-    resumed = _checkpoint(recipe, folder) if resume else None
+def _prepared(recipe: Recipe, folder: Path, resume: bool) -> Iterator[None]:
+    """Sees to the run folder and the resolved recipe in it; takes it away again where nothing could begin."""
+    if resume:
+        _check_resumable(recipe, folder)
     if not resume and _first() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(
             f"{folder} is already there. Go on with that run by --resume, choose another folder (output=runs/name), or "
@@ -116,14 +117,14 @@ def _run_folder(recipe: Recipe, folder: Path, resume: bool) -> Iterator[Path | N
     if _first() and not resume:
         (folder / "recipe.yaml").write_text(dump(resolved(recipe)), encoding="utf-8")
     try:
-        yield resumed
+        yield
     except (BadInput, Unsupported, KeyboardInterrupt):
         if not resume and _first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
             shutil.rmtree(folder, ignore_errors=True)  # nothing began: the same command works once the fault is mended
         raise
 
 
-def _checkpoint(recipe: Recipe, folder: Path) -> Path:
+def _check_resumable(recipe: Recipe, folder: Path) -> None:
     told = folder / "recipe.yaml"
     if not told.is_file():
         raise BadInput(f"There is no run in {folder} to go on with: it has no recipe.yaml. Start it without --resume.")
@@ -135,14 +136,8 @@ def _checkpoint(recipe: Recipe, folder: Path) -> Path:
             f"The run in {folder} was begun with another {', '.join(f'`{key}`' for key in changed)}. Go on with what "
             f"it was begun with, holdfast train {told} --resume, or start a new run in another folder."
         )
-    newest = checkpoint.newest(folder)
-    if newest is None:
+    if checkpoint.newest(folder) is None:
         raise BadInput(f"{folder} holds no complete checkpoint to go on from. Take the folder away and start again.")
-    return newest
-
-
-def _step(resumed: Path | None) -> int | None:
-    return None if resumed is None else int(resumed.name.rpartition("-")[2])
 
 
 def _first() -> bool:
@@ -215,10 +210,10 @@ def _trainer(
     return trainer
 
 
-def _trained(trainer: Trainer, resumed: Path | None, journal: Journal) -> TrainingStopped | None:
+def _trained(trainer: Trainer, resume: bool, journal: Journal) -> TrainingStopped | None:
     """Train; where the run had to stop, why."""
     try:
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        trainer.train(resume_from_checkpoint=resume)
     except TrainingStopped as error:
         step = trainer.run.step if trainer.run is not None else 0
         journal({"step": step, "kind": "note", "text": str(error)})

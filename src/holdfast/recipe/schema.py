@@ -140,10 +140,11 @@ class Recipe(_Part):
 
 def checked(raw: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises BadInput, and UnknownName for a key, rule, method or argument there is not."""
+    spelt = _spelt_out(raw)
     try:
-        recipe = Recipe.model_validate(_spelt_out(raw))
+        recipe = Recipe.model_validate(spelt)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _explained(error, spelt) from None
     _known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
     _known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
     _known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
@@ -177,10 +178,14 @@ def _entry(rule: Any) -> Any:
     return {name: {} if a is None else a for name, a in rule.items()} if isinstance(rule, Mapping) else rule
 
 
-def _explained(error: ValidationError) -> BadInput:
+def _explained(error: ValidationError, raw: Any) -> BadInput:
     """The first fault of a recipe, in a sentence."""
     fault = error.errors()[0]
-    where = [str(part) for part in fault["loc"]]
+    where: list[str] = []
+    for step in fault["loc"]:  # where a key may have several types, their names stand in the path as well
+        inside = step in raw if isinstance(raw, Mapping) else isinstance(raw, list) and isinstance(step, int)
+        if inside or fault["type"] == "missing":
+            where, raw = [*where, str(step)], raw[step] if inside else None
     if fault["type"] == "extra_forbidden":
         part = Recipe.model_fields[where[0]].annotation if len(where) > 1 else Recipe
         assert isinstance(part, type) and issubclass(part, BaseModel)

@@ -88,9 +88,9 @@ def _decisions(step: int) -> list[dict[str, Any]]:
     line = {"kind": "governor", "step": step, "strengths": strengths, "fraction": 1.0}
     if step in (80, 100, 120):
         back = {"action": "walked back", "fraction": 0.62, "reason": "tiny/stories stands at 0.021 nats, aim 0.016"}
-        return [{**line, **back}, {**line, "action": "tightened", "reason": "132 % of the aim is used"}]
+        return [{**line, **back}, {**line, "action": "tightened", "used": 1.32}]
     if step > 180:
-        return [{**line, "action": "loosened", "reason": "61 % of the aim is used"}]
+        return [{**line, "action": "loosened", "used": 0.61}]
     return [{**line, "action": "admitted", "reason": "every guarded text is inside its aim"}]
 
 

@@ -36,6 +36,15 @@ def test_the_way_begins_at_the_base_and_has_a_point_a_look(records: list[RunReco
     assert way[-1].forgetting == pytest.approx(100 * math.expm1(looks[-1]["rise"]))
 
 
+def test_looks_at_other_steps_are_paired_with_the_latest_before():
+    learn = [{"kind": "learn", "step": s, "text": "new", "gain": s / 10} for s in (1, 4, 8)]
+    probe = [{"kind": "probe", "step": s, "text": "old", "rise": s / 100} for s in (3, 6, 7, 9)]
+    log = sorted(learn + probe, key=lambda line: line["step"])
+    way = tracks([RunRecord("run", Path("run"), log=tuple(log))])[0].way
+    expected = [(0.0, 0.0), (100 * math.expm1(0.03), 0.4), (100 * math.expm1(0.07), 0.8)]
+    assert [(point.forgetting, point.gain) for point in way] == [pytest.approx(pair) for pair in expected]
+
+
 def test_without_a_certificate_the_last_look_stands_in_and_says_so(records: list[RunRecord]):
     run = replace(records[0], certificate=None)
     track = tracks([run])[0]

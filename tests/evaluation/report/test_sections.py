@@ -21,8 +21,10 @@ def test_every_decision_is_a_row_with_its_reason(records: list[RunRecord]):
     text = decisions_section(records)
     decisions = records[2].lines("governor")
     assert text.count("<tr>") == 1 + len(decisions)
-    for line in decisions:
-        assert html.escape(line["reason"]) in text
+    reasons = {html.escape(line["reason"]) for line in decisions if "reason" in line}
+    assert len(reasons) == 2
+    for reason in (*reasons, "132\xa0% of the aim is used", "61\xa0% of the aim is used"):
+        assert reason in text
     assert "◀ walked back" in text
     assert "distill 10.67, ewc 100" in text
     assert "plain" not in text
@@ -33,6 +35,11 @@ def test_strengths_that_are_none_do_not_stop_the_page(records: list[RunRecord]):
     text = decisions_section([replace(records[0], log=(line,))])
     assert "something new" in text
     assert "ewc nan" not in text
+
+
+def test_the_last_decision_is_called_so(records: list[RunRecord]):
+    line = {"kind": "governor", "step": 9, "action": "walked back", "strengths": {}, "fraction": 0.5, "final": True}
+    assert "the final weights, judged on all control rows" in decisions_section([replace(records[0], log=(line,))])
 
 
 def test_notes_of_the_log_are_told(records: list[RunRecord]):

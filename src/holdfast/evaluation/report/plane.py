@@ -60,11 +60,19 @@ def tracks(runs: Sequence[RunRecord]) -> list[Track]:
 
 
 def _way(run: RunRecord) -> list[Point]:
-    learnt = [{line["step"]: line for line in run.series("learn", text)} for text in run.texts("learn")]
-    kept = [{line["step"]: line for line in run.series("probe", text)} for text in run.texts("probe")]
-    steps = set.intersection(*map(set, learnt + kept)) if learnt and kept else set()
-    points = (_point(run, [k[s] for k in kept], [g[s] for g in learnt]) for s in sorted(steps))
-    return [point for point in points if point is not None]
+    """A point a look at the new text, beside the latest looks at the guarded texts up to then."""
+    learnt = [run.series("learn", text) for text in run.texts("learn")]
+    kept = [run.series("probe", text) for text in run.texts("probe")]
+    found = []
+    for step in sorted({line["step"] for lines in learnt for line in lines}):
+        new, old = ([_latest(lines, step) for lines in looks] for looks in (learnt, kept))
+        if all(new) and all(old):
+            found.append(_point(run, [line for line in old if line], [line for line in new if line]))
+    return [point for point in found if point is not None]
+
+
+def _latest(lines: Sequence[Entry], step: int) -> Entry | None:
+    return next((line for line in reversed(lines) if line["step"] <= step), None)
 
 
 def _point(run: RunRecord, kept: Sequence[Entry], learnt: Sequence[Entry]) -> Point | None:

@@ -101,7 +101,15 @@ def _decision(line: Entry) -> list[str]:
     sign = ACTIONS.get(action, ("", ""))[1]
     cells = (Cell(whole(number(line, "step"))), Cell(f"{sign} {action}".strip()), Cell(", ".join(set_to) or NOTHING))
     fraction = Cell(plain(number(line, "fraction")))
-    return [*map(cell, (*cells, fraction)), words(line.get("reason", ""), wide=True)]
+    return [*map(cell, (*cells, fraction)), words(_why(line), wide=True)]
+
+
+def _why(line: Entry) -> str:
+    """The reason that a decision gives, the share of the aim that was used, and whether it was the last."""
+    used = number(line, "used")
+    share = f"{100 * used:.0f}{SPACE}% of the aim is used" if math.isfinite(used) else ""
+    last = "the final weights, judged on all control rows" if line.get("final") else ""
+    return "; ".join(filter(None, (str(line.get("reason") or ""), share, last)))
 
 
 def movement_section(runs: Sequence[RunRecord]) -> str:
