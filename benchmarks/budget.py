@@ -37,10 +37,11 @@ from transformers.utils import logging as hf_logging
 
 from holdfast.adapters.method import methods
 from holdfast.base import load_base
+from holdfast.budget import Guard
 from holdfast.data.rows import Row, collate
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, paired
-from holdfast.governor import DECAYING, Governor, Guard
+from holdfast.governor import DECAYING, Governor
 from holdfast.params.weights import write
 from holdfast.recipe.loading import load
 from holdfast.recipe.texts import Texts
@@ -131,7 +132,9 @@ def train(job: Job) -> list[Job]:
         old = rows.source(["self", SUITE])
         rules = [Replay(old, share, labels=False), Distill(strength)]
     if job["kind"] == "governed":
-        rules.append(Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING))
+        rules.append(
+            Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING)
+        )
     settle = Settle({b: Governor(guards(rows, b)) for b in job.get("budgets", [])})
     trainer = Trainer(
         model=model,
@@ -146,7 +149,9 @@ def train(job: Job) -> list[Job]:
     tensors = {n: p for n, p in model.named_parameters() if p.requires_grad}
     for budget, values in settle.found.items():
         write(tensors, values)
-        done.append({**job, "kind": "walked back", "budget": budget, **measured(model, job["seed"]), "seconds": seconds})
+        done.append(
+            {**job, "kind": "walked back", "budget": budget, **measured(model, job["seed"]), "seconds": seconds}
+        )
     return done
 
 
@@ -197,13 +202,24 @@ def faults(table: list[Job]) -> list[str]:
         if row["budget"] == 0.02 and row["least"] < 0.75:
             said.append(f"{name}: keeps {row['least']:.0%} of the plain gain")
         if row["best_fixed_seed_0"] is not None and row["kept_seed_0"] < row["best_fixed_seed_0"] - 0.05:
-            said.append(f"{name}: {row['best_fixed_seed_0'] - row['kept_seed_0']:.1%} of the plain gain behind the grid")
+            said.append(
+                f"{name}: {row['best_fixed_seed_0'] - row['kept_seed_0']:.1%} of the plain gain behind the grid"
+            )
     return said
 
 
 def show(table: list[Job]) -> None:
     shown = Table(title="Share of the plain gain that is kept inside the budget")
-    for column in ("method", "budget", "certificates", "governed", "lowest", "(a) walked back", "seed 0", "(b) best fixed"):
+    for column in (
+        "method",
+        "budget",
+        "certificates",
+        "governed",
+        "lowest",
+        "(a) walked back",
+        "seed 0",
+        "(b) best fixed",
+    ):
         shown.add_column(column, justify="right")
     for row in table:
         percent = [f"{row[k]:.1%}" for k in ("kept", "least", "walked_back", "kept_seed_0")]
@@ -224,26 +240,41 @@ def main() -> int:
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for i, done in enumerate(pool.map(train, todo), 1):
             rows += done
-            print(f"{i}/{len(todo)} {done[0]['kind']} {done[0]['method']} seed {done[0]['seed']}", file=sys.stderr, flush=True)
+            print(
+                f"{i}/{len(todo)} {done[0]['kind']} {done[0]['method']} seed {done[0]['seed']}",
+                file=sys.stderr,
+                flush=True,
+            )
             if not options.quick:
                 save(rows, steps)
     table = summary(rows)
     show(table)
     said = faults(table)
-    print("FAIL: " + "; ".join(said) if said else "PASS: every certificate holds, and the governor is near the best fixed strengths")
+    print(
+        "FAIL: " + "; ".join(said)
+        if said
+        else "PASS: every certificate holds, and the governor is near the best fixed strengths"
+    )
     return bool(said)
 
 
 def stamp(command: str, steps: int) -> dict[str, Any]:
     """When, where and by what a result was measured."""
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "gpu": "not measured"}
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "torch": torch.__version__,
+        "gpu": "not measured",
+    }
     return {"date": date.today().isoformat(), "command": command, "machine": machine, "steps": steps}
 
 
 def save(rows: list[Job], steps: int) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(json.dumps({**stamp("python benchmarks/budget.py", steps), "summary": summary(rows), "runs": rows}, indent=1))
+    staged.write_text(
+        json.dumps({**stamp("python benchmarks/budget.py", steps), "summary": summary(rows), "runs": rows}, indent=1)
+    )
     staged.replace(RESULTS)
 
 

@@ -1,6 +1,6 @@
 """Writes docs/benchmarks.md from the results; every figure on that page comes from benchmarks/results/*.json.
 
-    python benchmarks/page.py
+python benchmarks/page.py
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def budget(found: Found) -> str:
          percent(r["walked_back"]), percent(r["kept_seed_0"]), percent(r["best_fixed_seed_0"])]
         for r in found["summary"]
     ]  # fmt: skip
-    head = ["method", "budget", "certificates that hold", "governed", "lowest seed", "(a) walked back", "governed, seed 0",
+    head = ["method", "budget", "certificates that hold", "governed", "lowest seed", "(a) walked back", "seed 0",
             "(b) best fixed, seed 0"]  # fmt: skip
     plain = [r["gain"] for r in found["runs"] if r["kind"] == "plain"]
     return (
-        "The embedded base learns Shakespeare and keeps two texts: what it makes up itself, and real stories. Shares are of "
+        "The embedded base learns Shakespeare and keeps two texts: what it makes up, and real stories. Shares are of "
         f"the gain of plain fine-tuning with the same steps ({min(plain):.2f} to {max(plain):.2f} nats per token).\n"
         "(a) is that plain run walked back after training to the same budget; (b) the best of ten runs with fixed "
         "strengths, chosen with hindsight among those whose certificate holds: ten times the compute.\n"
@@ -53,7 +53,7 @@ def selfmade(found: Found) -> str:
     ]  # fmt: skip
     head = ["text that is guarded and replayed", "gain, nats", "perplexity of self-made text", "of real stories (95 %)"]
     return (
-        "For users without any old text: one governed run for each way of making text up, budget 2 %, and what became of "
+        "For users without any old text: one governed run for each way to make text up, budget 2 %, and what became of "
         "real stories that nothing guarded.\n\n" + table(head, rows)
     )
 

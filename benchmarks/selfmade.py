@@ -29,11 +29,12 @@ from rich.table import Table
 from transformers import set_seed
 
 from holdfast.base import load_base
+from holdfast.budget import Guard
 from holdfast.data.rows import Row, collate
 from holdfast.data.sampling import self_generated
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.statistics import paired
-from holdfast.governor import DECAYING, Governor, Guard
+from holdfast.governor import DECAYING, Governor
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.replay import Replay
 from holdfast.training import Trainer

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from holdfast.budget import Guard
 from holdfast.evaluation.monitor import Monitor
-from holdfast.governor import Governor, Guard
+from holdfast.governor import Governor
 from holdfast.rule import During, Rule
 from holdfast.strategies.frozen import Frozen
 from tests.models import build

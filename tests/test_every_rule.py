@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import holdfast.budget
 import holdfast.evaluation.monitor
 import holdfast.governor
 import holdfast.remedies
-import holdfast.strategies  # noqa: F401
+import holdfast.strategies
 from holdfast import checkpoint
-from holdfast.rule import Batch, During, Every, Rule, Within, rules
 from holdfast.params.select import layers
+from holdfast.rule import Batch, During, Every, Rule, Within, rules
 from holdfast.run import Run
 from tests.models import VOCABULARY, build, lora
 
@@ -35,7 +36,7 @@ EXAMPLES: dict[str, Callable[[], list[Rule]]] = {
     "governor": lambda: [
         rules["replay"](ROWS[:8], share=0.34),
         rules["distill"](1.0),
-        rules["governor"]([holdfast.governor.Guard("old", ROWS[8:16], 64, 0.9)], every=2, look=4),
+        rules["governor"]([holdfast.budget.Guard("old", ROWS[8:16], 64, 0.9)], every=2, look=4),
     ],
 }
 KINDS = ("llama", "lora")
@@ -193,7 +194,12 @@ def test_nothing_is_left_behind(name: str, kind: str, failing: bool) -> None:
     assert [m.training for m in run.model.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in run.model.modules())
     assert run._base is None
-    kept = [t for rule in run.rules for t in vars(rule).values() if isinstance(t, dict) and any(map(torch.is_tensor, t.values()))]
+    kept = [
+        t
+        for rule in run.rules
+        for t in vars(rule).values()
+        if isinstance(t, dict) and any(map(torch.is_tensor, t.values()))
+    ]
     assert not kept
 
 

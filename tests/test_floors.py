@@ -18,7 +18,7 @@ FLOORS = (
     ("recipe",),
     ("training", "governor"),
     ("strategies", "remedies"),
-    ("adapters", "evaluation"),
+    ("adapters", "evaluation", "budget"),
     ("run", "run_folder"),
     ("rule", "checkpoint", "data", "objective"),
     ("params", "base"),

@@ -11,10 +11,11 @@ from torch import nn
 
 from holdfast._errors import BadInput, TrainingStopped
 from holdfast.base import load_base
+from holdfast.budget import Guard
 from holdfast.data.formats import read
 from holdfast.data.rows import Row, collate, rows
 from holdfast.evaluation.loss import sequence_losses
-from holdfast.governor import Governor, Guard
+from holdfast.governor import Governor
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.replay import Replay
 from holdfast.rule import Rule
@@ -78,7 +79,7 @@ def test_without_anything_to_tighten_it_walks_back_and_ends_inside(kind: str, ra
     run = governed([], governor, kind, rate=rate)
     run.end()
     assert rise(run, before) <= math.log1p(0.1)
-    assert 0 < governor.fraction
+    assert governor.fraction > 0
     actions = [line["action"] for line in run.journal if line["kind"] == "governor"]
     assert "walked back" in actions
 
@@ -115,7 +116,9 @@ def test_a_loss_that_is_not_finite_leaves_the_last_admitted_weights() -> None:
     torch.manual_seed(0)
     model = model_of("llama")
     control = [{"input_ids": r, "labels": r} for r in batches(40)[0]["input_ids"].tolist() * 20]
-    run = Run(model, torch.optim.AdamW(model.parameters(), lr=1e-3), [Governor([Guard("old", control, 80, 1.0)], every=2)])
+    run = Run(
+        model, torch.optim.AdamW(model.parameters(), lr=1e-3), [Governor([Guard("old", control, 80, 1.0)], every=2)]
+    )
     run.begin()
     for batch in batches(4):
         run.advance(batch)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast._errors import BadInput, TrainingStopped, Unsupported
-from holdfast.governor import Governor, Guard
+from holdfast.budget import Guard
+from holdfast.governor import Governor
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay

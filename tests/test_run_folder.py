@@ -35,7 +35,9 @@ ROOT = Path(__file__).parents[1]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The uninterrupted run, with its checkpoints 2, 4, 6 and 8."""
     host = made(tmp_path_factory.mktemp("whole"))
+    before = weights(host.model)
     host.train()
+    assert sum(not torch.equal(before[n], t) for n, t in weights(host.model).items()) > 10
     return host
 
 
@@ -86,8 +88,9 @@ def test_a_run_that_sigterm_stopped_goes_on_as_if_nothing_had_been(tmp_path: Pat
     step = int(stopped.name.split("-")[1])
     assert 3 <= step < 100
     more = {"max_steps": 200, "save_strategy": "no"}
-    resumed, uninterrupted = (made(tmp_path / name, **more, callbacks=[Until(step + 3)]) for name in ("run", "other"))
+    resumed = made(tmp_path / "run", **more, callbacks=[Until(step + 3)])
     resumed.train(True)
+    uninterrupted = made(tmp_path / "other", **more, callbacks=[Until(step + 3)])
     uninterrupted.train()
     assert resumed.state.global_step == step + 3 and equal(resumed, uninterrupted)
 

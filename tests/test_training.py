@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
 from holdfast._errors import TrainingStopped, Unsupported
+from holdfast.budget import Guard
 from holdfast.data.rows import Row, collate
-from holdfast.governor import Governor, Guard
+from holdfast.governor import Governor
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast._errors import HoldfastError
     from holdfast.base import load_base
-    from holdfast.governor import Governor, Guard
+    from holdfast.budget import Guard
+    from holdfast.governor import Governor
     from holdfast.rule import During, Every, Rule, Within
     from holdfast.run import Run, attach
     from holdfast.training import RulesMixin, Trainer
@@ -33,7 +34,8 @@ __all__ = [
 _HOMES = {
     "_errors": ["HoldfastError"],
     "base": ["load_base"],
-    "governor": ["Governor", "Guard"],
+    "budget": ["Guard"],
+    "governor": ["Governor"],
     "rule": ["During", "Every", "Rule", "Within"],
     "run": ["Run", "attach"],
     "training": ["RulesMixin", "Trainer"],

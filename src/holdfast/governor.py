@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm
-
 
 from holdfast._errors import BadInput
-from holdfast.data.rows import Row, learnt
+from holdfast.budget import Guard
+from holdfast.data.rows import Row
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, paired
 from holdfast.objective import items, loss_of
@@ -19,71 +17,14 @@ from holdfast.params.weights import Values, between, copied, local, write
 from holdfast.rule import REPLAYED, Rule, State, Window, rules
 from holdfast.run import Run
 
-
 REACH = 1.2
 """How far beyond the final average the last line search may go, as a multiple of the way from the base."""
 
 DECAYING = 0.9
 """The overshoot that linear decay was seen to take back."""
 
-SCATTER = 5.0
-"""Variance over rows, times tokens per row, of the rise, in multiples of the rise; 2.4 to 4.9 was measured."""
-
 GUESSES = 12
 """Looks that one line search may take."""
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A text that must be kept: `budget` is the allowed rise of its perplexity (0.02: 2 %).
-
-    `control` steers the run; `audits` is the number of rows of the audit probe that will judge it.
-    """
-
-    name: str
-    control: Sequence[Row]
-    audits: int
-    budget: float
-
-    def __post_init__(self) -> None:
-        if not self.budget > 0:
-            raise BadInput(f"The budget of {self.name} must be above 0, not {self.budget}; 0.02 allows a rise of 2 %.")
-        if len(self.control) < 2 or self.audits < 2:
-            raise BadInput(f"{self.name} is too short to be guarded: it needs at least two control and two audit rows.")
-
-    @property
-    def limit(self) -> float:
-        """The budget in nats per token."""
-        return math.log1p(self.budget)
-
-    def refuse(self, confidence: float) -> None:
-        """Raise BadInput, with the number of rows that would do, for a budget that these probes cannot resolve.
-
-        For weights whose divergence from the base is d nats per token, the log-ratio of the two models has a variance of
-        about 2 d per token, and of `SCATTER` d over rows of real text; that gives the spread before anything is trained.
-        """
-        tokens = sum(learnt(row) for row in self.control) / len(self.control)
-        spread = math.sqrt(SCATTER * self.limit / tokens)
-        if self.aim(spread, len(self.control), confidence) > 0:
-            return
-        width = norm.ppf(0.95) + norm.ppf(confidence) * math.sqrt(2)
-        need = math.ceil((width * spread / self.limit) ** 2)
-        raise BadInput(
-            f"A budget of {self.budget:.2%} on {self.name} cannot be told from chance with {len(self.control)} control and "
-            f"{self.audits} audit rows of {tokens:.0f} tokens; about {need:,} rows of each would do. "
-            "Give it more text, or a larger budget."
-        )
-
-    def aim(self, spread: float, looked: int, confidence: float, level: float = 0.95) -> float:
-        """The highest mean rise, in nats, on `looked` rows that lets the certificate hold with this confidence.
-
-        The certificate adds its own one-sided bound to the audit's mean, and that mean differs from the control's by
-        chance: limit - z(level) se_audit - z(confidence) sqrt(se_looked² + se_audit²). `spread` is the standard
-        deviation of the rise between rows.
-        """
-        audit = spread / math.sqrt(self.audits)
-        chance = math.hypot(audit, spread / math.sqrt(looked))
-        return float(self.limit - norm.ppf(level) * audit - norm.ppf(confidence) * chance)
 
 
 @rules.register("governor")
@@ -246,7 +187,7 @@ class Governor(Rule):
         return self._between(run, base, end, self.fraction)
 
     def _largest(self, run: Run, start: Values, end: Values, rows: int | None, reach: float = 1.0) -> float:
-        """The largest fraction of the way from `start` to `end`, up to `reach`, that a few looks find inside the budget.
+        """The largest fraction of the way from `start` to `end`, up to `reach`, that few looks find inside the budget.
 
         The rise grows about with the square of the way, which gives the next guess; a bracket keeps it honest.
         """
@@ -258,12 +199,12 @@ class Governor(Rule):
                 break
             guess = fraction * math.sqrt(0.985 / used) if 0 < used < math.inf else (reach if used <= 0 else 0.0)
             fraction = reach if low == fraction and guess >= reach else guess
-            if not low < fraction < high and fraction != reach or fraction == low:
+            if (not low < fraction < high and fraction != reach) or fraction == low:
                 fraction = (low + high) / 2
         return low
 
     def _between(self, run: Run, start: Values, end: Values, fraction: float) -> Values:
-        """On the line from `start` to `end`; a LoRA product that starts at zero grows in scale, along a straight line."""
+        """On the line from `start` to `end`; a LoRA product that starts at zero grows in scale alone."""
         values = between(start, end, fraction)
         for name, param in run.params.items():
             if param.lora and param.lora.side == "A" and not start[param.lora.partner].any():

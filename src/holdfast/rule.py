@@ -1,4 +1,4 @@
-"""The one idea: a Rule has a say in a training run; freezing, anchors, replay, monitors and the governor all are one."""
+"""The one idea: a Rule has a say in a training run; freezing, anchors, replay, monitor and governor are all one."""
 
 from __future__ import annotations
 
@@ -212,7 +212,8 @@ class Within(_Wrapper):
         spread = rule.hooks() & {"batch", "penalty"}
         if spread:
             raise BadInput(
-                f"Within narrows what may move, but {type(rule).__name__} works through its {' and '.join(sorted(spread))}, "
+                f"Within narrows what may move, but {type(rule).__name__} works through its "
+                f"{' and '.join(sorted(spread))}, 
                 "which touches every parameter. Use it without `within`."
             )
         self.select = select

@@ -34,6 +34,7 @@ class RulesMixin:
 
     args: TrainingArguments
     state: TrainerState
+    control: TrainerControl
     model: nn.Module
 
     def __init__(
@@ -70,7 +71,13 @@ class RulesMixin:
                 self.run.end()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """The micro-batches of one step, as the rules want them, and then their number of items."""
+        """The micro-batches of one step, as the rules want them, and then their number of items.
+
+        None for a run that had ended when it was saved: resumed, the Trainer would make one step more.
+        """
+        if self.state.global_step >= self.state.max_steps or (self.run is not None and self.run.stopped):
+            self.control.should_training_stop = True
+            return [], None
         window: Window = list(islice(epoch_iterator, num_batches))
         if self.run is not None and window:
             window = self.run.batch(window)

@@ -30,7 +30,9 @@ def test_the_demo_recipes_differ_in_what_they_show_only() -> None:
 def test_a_file_is_loaded_and_overridden(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("base: tiny\nlearn: some.txt\nmethod: lora\nrules:\n  - frozen\n  - l2sp: {strength: 1e-3}\n")
-    recipe = load(file, ["method.rank=4", "learn.length=16", "rules.l2sp.strength=2", "rules.0.select='~norm'", "seed=3"])
+    recipe = load(
+        file, ["method.rank=4", "learn.length=16", "rules.l2sp.strength=2", "rules.0.select='~norm'", "seed=3"]
+    )
     assert recipe.learn.data == "some.txt" and recipe.learn.length == 16
     assert recipe.method.name == "lora" and recipe.method.arguments == {"rank": 4}
     assert recipe.rules == [{"frozen": {"select": "~norm"}}, {"l2sp": {"strength": 2}}]

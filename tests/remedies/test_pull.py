@@ -16,7 +16,8 @@ def minimised(objective: object, start: Tensor) -> Tensor:
     x = start.clone().double()
     for _ in range(3):
         flat = x.flatten()
-        f = lambda v: objective(v.view_as(x))  # type: ignore[operator]  # noqa: E731
+        shape = x.shape
+        f = lambda v, shape=shape: objective(v.view(shape))  # type: ignore[operator]  # noqa: E731
         gradient = torch.autograd.functional.jacobian(f, flat)
         hessian = torch.autograd.functional.hessian(f, flat)
         x = (flat - torch.linalg.solve(hessian, gradient)).view_as(x)

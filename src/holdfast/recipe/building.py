@@ -14,8 +14,9 @@ from transformers.trainer_utils import SaveStrategy
 
 from holdfast._errors import BadInput
 from holdfast.base import Base
+from holdfast.budget import Guard
 from holdfast.evaluation.monitor import Monitor
-from holdfast.governor import DECAYING, Governor, Guard
+from holdfast.governor import DECAYING, Governor
 from holdfast.params.inventory import inventory
 from holdfast.params.select import matched, parse
 from holdfast.recipe.schema import WRAPPERS, Recipe, settings_of

@@ -14,8 +14,9 @@ from torch import nn
 
 from holdfast.adapters.method import methods
 from holdfast.base import Base, load_config, load_tokenizer
+from holdfast.budget import Guard
 from holdfast.data.probes import SELF
-from holdfast.governor import Governor, Guard
+from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
 from holdfast.recipe.building import LOOKS, steps, training_arguments

@@ -180,12 +180,8 @@ def _entry(rule: Any) -> Any:
 
 def _explained(error: ValidationError, raw: Any) -> BadInput:
     """The first fault of a recipe, in a sentence."""
-    fault = error.errors()[0]
-    where: list[str] = []
-    for step in fault["loc"]:  # where a key may have several types, their names stand in the path as well
-        inside = step in raw if isinstance(raw, Mapping) else isinstance(raw, list) and isinstance(step, int)
-        if inside or fault["type"] == "missing":
-            where, raw = [*where, str(step)], raw[step] if inside else None
+    fault = max(error.errors(), key=lambda fault: len(_place(fault, raw)))
+    where = _place(fault, raw)
     if fault["type"] == "extra_forbidden":
         part = Recipe.model_fields[where[0]].annotation if len(where) > 1 else Recipe
         assert isinstance(part, type) and issubclass(part, BaseModel)
@@ -195,6 +191,16 @@ def _explained(error: ValidationError, raw: Any) -> BadInput:
         return BadInput(f"The recipe lacks `{'.'.join(where)}`.")
     given = "" if isinstance(fault["input"], Mapping | list) else f", not {fault['input']!r}"
     return BadInput(f"The recipe's `{'.'.join(where)}` cannot be used: {_lower(fault['msg'])}{given}.")
+
+
+def _place(fault: Any, raw: Any) -> list[str]:
+    """Where in the recipe a fault is; where a key may have several types, pydantic's path names them as well."""
+    where: list[str] = []
+    for step in fault["loc"]:
+        inside = step in raw if isinstance(raw, Mapping) else isinstance(raw, list) and isinstance(step, int)
+        if inside or fault["type"] == "missing":
+            where, raw = [*where, str(step)], raw[step] if inside else None
+    return where
 
 
 def _lower(text: str) -> str:

@@ -23,7 +23,9 @@ CHUNK = 1 << 18
 def refuse(run: Run, name: str) -> None:
     """Raise Unsupported where a LoRA product is split over processes, so that no one of them can hold it back."""
     if any(p.lora and isinstance(run.tensors[n], DTensor) for n, p in run.params.items()):
-        raise Unsupported(f"{name} holds back the product of LoRA factors, which FSDP2 splits; use plain data parallel.")
+        raise Unsupported(
+            f"{name} holds back the product of LoRA factors, which FSDP2 splits; use plain data parallel."
+        )
 
 
 def pull(move: Move, anchors: Mapping[str, Tensor], weight: float, importance: Tensor | None = None) -> None:

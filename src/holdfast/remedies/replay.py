@@ -63,7 +63,9 @@ def joined(new: Batch, old: Batch, pad_id: int) -> Batch:
     """New rows and then old rows in one batch, right-padded to one length, with the old ones marked as replayed."""
     unknown = set(new) - {"input_ids", "labels", "attention_mask", REPLAYED}
     if unknown:
-        raise Unsupported(f"replay cannot add rows to batches with {', '.join(sorted(unknown))}; use padded or packed rows.")
+        raise Unsupported(
+            f"replay cannot add rows to batches with {', '.join(sorted(unknown))}; use padded or packed rows."
+        )
     rows = len(new["input_ids"])
     device = new["input_ids"].device
     marks = new.get(REPLAYED, torch.zeros(rows, dtype=torch.bool, device=device))
