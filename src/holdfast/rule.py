@@ -211,9 +211,9 @@ class Within(_Wrapper):
         super().__init__(rule)
         spread = rule.hooks() & {"batch", "penalty"}
         if spread:
+            through = " and ".join(sorted(spread))
             raise BadInput(
-                f"Within narrows what may move, but {type(rule).__name__} works through its "
-                f"{' and '.join(sorted(spread))}, 
+                f"Within narrows what may move, but {type(rule).__name__} works through its {through}, "
                 "which touches every parameter. Use it without `within`."
             )
         self.select = select
