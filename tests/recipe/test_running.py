@@ -105,7 +105,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(ran: Result, tmp_path: Pa
     halted = load(ran.folder / "recipe.yaml")
     first = run(halted, folder=tmp_path / "run", progress=stop)
     assert first.certificate is None and first.verdict is None
-    assert (tmp_path / "run/checkpoint-2").is_dir() and not (tmp_path / "run/final").exists()
+    assert (tmp_path / "run/checkpoint-3").is_dir() and not (tmp_path / "run/final").exists()
     with pytest.raises(BadInput, match="begun with another `seed`"):
         run(halted.model_copy(update={"seed": 3}), folder=tmp_path / "run", resume=True)
     second = run(halted, folder=tmp_path / "run", resume=True)

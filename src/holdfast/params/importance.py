@@ -26,7 +26,7 @@ def fisher(
     batches: Iterable[Batch],
     *,
     paths: Collection[str] | None = None,
-    chunk_bytes: int = 64 * 2**20,
+    chunk_bytes: int = 8 * 2**20,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Tensor]:
     """The diagonal of the empirical Fisher information, at the level of whole sequences.
@@ -52,7 +52,8 @@ def fisher(
             encoder-decoder or a masked language model.
         paths: names as in `model.named_parameters()`, tied aliases included; frozen weights may be named too.
             None takes all that require a gradient.
-        chunk_bytes: how much of one layer's per-example gradients is held at once (one row at least).
+        chunk_bytes: how much of one layer's per-example gradients is held at once (one row at least); what fits
+            into a processor's cache is fastest.
         progress: called with the number of sequences done, after each batch.
 
     Returns:

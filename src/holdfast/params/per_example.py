@@ -258,15 +258,17 @@ class Squares:
         if len(tables) == len(uses):
             tokens, values = torch.cat([t.tokens for t in tables], 1), torch.cat([t.values for t in tables], 1)
             return Scatter(tokens, values).add_squares(total)
-        few = max(1, self.chunk // total.numel())
-        step = max(1, self.chunk * len(total) // (few * total.numel()))
+        few = min(self._size, max(1, self.chunk // total.numel()))
+        step = min(len(total), max(1, self.chunk * len(total) // (few * total.numel())))
+        room = total.new_empty(few, step, *total.shape[1:])
         for first in range(0, self._size, few):
             for row in range(0, len(total), step):
                 part = total[row : row + step]
-                piece = part.new_empty(min(few, self._size - first), *part.shape)
+                piece = room[: self._size - first, : len(part)]
                 for use in uses:
                     use.write(piece, slice(first, first + few), slice(row, row + step), fresh=use is uses[0])
-                part.add_(piece.square_().sum(0))
+                for example in piece:
+                    part.addcmul_(example, example)
 
 
 def _probe(batch: Batch) -> dict[str, Tensor]:
