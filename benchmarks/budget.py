@@ -58,7 +58,7 @@ GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 START = (0.5, 8.0)
 """Share and strength that every governed run starts from."""
 SUITE = "tiny/stories"
-LENGTH, LOOK = 64, 128
+LENGTH, LOOK = 64, 96
 """Tokens of a row, and rows of a look."""
 LEARNING_RATE = {"full": 1e-3, "lora": 1e-2}
 Job = dict[str, Any]
@@ -84,7 +84,7 @@ def texts(seed: int) -> Texts:
     """The rows of one seed: which documents are kept for what, and what the base makes up, follow from it."""
     recipe = {
         "base": "tiny", "learn": {"data": "tiny/shakespeare", "length": LENGTH}, "seed": seed, "output": "unused",
-        "keep": {"probe": "self", "rows": 2048, "suites": [SUITE]},
+        "keep": {"probe": "self", "rows": 1024, "suites": [SUITE]},
     }  # fmt: skip
     return Texts(load(recipe), load_base("tiny"))
 
@@ -135,7 +135,7 @@ def train(job: Job) -> list[Job]:
         rules.append(
             Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING)
         )
-    settle = Settle({b: Governor(guards(rows, b, 384)) for b in job.get("budgets", [])})
+    settle = Settle({b: Governor(guards(rows, b, 256)) for b in job.get("budgets", [])})
     trainer = Trainer(
         model=model,
         args=settings(job["method"], job["seed"], job["steps"]),
@@ -232,7 +232,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    steps = options.steps or (100 if options.quick else 160)
+    steps = options.steps or (100 if options.quick else 100)
     todo = list(jobs(options.quick, steps))
     rows: list[Job] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:

@@ -28,6 +28,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return run(recipe(tmp_path_factory.mktemp("ran")))
 
 
+@pytest.fixture(autouse=True)
+def no_page(ran: Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures take most of the time of so short a run; the first one has them."""
+    monkeypatch.setattr("holdfast.recipe.running.write_report", lambda runs, target, title: target)
+
+
 def certificate(folder: Path) -> dict[str, Any]:
     """What a certificate says, but for the time it took."""
     read: dict[str, Any] = json.loads((folder / "certificate.json").read_text("utf-8"))

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from holdfast._errors import BadInput, Unsupported
+from holdfast.before import Base
 from holdfast.rule import REPLAYED, Batch, Rule, rules
-from holdfast.run import Base, Run
+from holdfast.run import Run
 
 
 @rules.register("distill")

@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from holdfast._errors import BadInput, Unsupported
+from holdfast.before import Base
 from holdfast.data.rows import Row, collate
 from holdfast.params.importance import fisher, normalised
 from holdfast.params.inventory import Param
 from holdfast.remedies.pull import pull, refuse
 from holdfast.rule import Kind, Move, Rule, State, rules
-from holdfast.run import Base, Run
+from holdfast.run import Run
 
 
 @rules.register("ewc")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from holdfast._errors import BadInput
+from holdfast.before import Base
 from holdfast.remedies.pull import pull, refuse
 from holdfast.rule import Kind, Move, Rule, rules
-from holdfast.run import Base, Run
+from holdfast.run import Run
 
 
 @rules.register("l2sp")
