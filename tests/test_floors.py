@@ -20,6 +20,7 @@ FLOORS = (
     ("strategies", "remedies"),
     ("adapters", "evaluation", "budget"),
     ("run", "run_folder"),
+    ("movement", "byhand", "before", "states"),
     ("rule", "checkpoint", "data", "objective"),
     ("params", "base"),
     ("tiny", "_registry"),
@@ -30,7 +31,7 @@ FLOORS = (
 FACE = "__init__"
 """The public face; it names what is below and is imported by nobody but the roof."""
 
-TYPES_ONLY = {("rule", "run")}
+TYPES_ONLY = {("rule", "run"), ("movement", "run"), ("byhand", "run"), ("before", "run")}
 """What a room may know of a higher one for its annotations alone."""
 
 

@@ -8,6 +8,7 @@ import torch
 from holdfast._errors import BadInput
 from holdfast.remedies.l2sp import L2SP
 from holdfast.run import Run
+from tests.models import build
 from tests.test_every_rule import batches, started
 
 
@@ -37,9 +38,8 @@ def test_more_strength_moves_less(kind: str) -> None:
 
 
 def test_one_step_of_sgd_is_the_gradient_step_and_then_the_proximal_one() -> None:
-    run = started("llama", [L2SP(30.0)])
-    run.optimizer = torch.optim.SGD(run.tensors.values(), lr=0.05)
-    run.end()
+    model = build("llama")
+    run = Run(model, torch.optim.SGD(model.parameters(), lr=0.05), [L2SP(30.0)])
     run.begin()
     batch = batches(1)[0]
     loss = run.model.eval()(**batch).loss
