@@ -52,13 +52,13 @@ from holdfast.run import Run
 from holdfast.training import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
-BUDGETS = (0.01, 0.02, 0.05, 0.1)
+BUDGETS = (0.02, 0.1, 0.05, 0.01)
 GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 """Share of replay and strength of distillation: ten runs with fixed strengths."""
 START = (0.5, 8.0)
 """Share and strength that every governed run starts from."""
 SUITE = "tiny/stories"
-LENGTH, LOOK = 64, 96
+LENGTH, LOOK = 64, 64
 """Tokens of a row, and rows of a look."""
 LEARNING_RATE = {"full": 1e-3, "lora": 1e-2}
 Job = dict[str, Any]
@@ -158,13 +158,11 @@ def train(job: Job) -> list[Job]:
 def jobs(quick: bool, steps: int) -> Iterator[Job]:
     kinds = ("full",) if quick else ("full", "lora")
     seeds, budgets = (range(1), (0.02,)) if quick else (range(5), BUDGETS)
-    for seed, method in itertools.product(seeds, kinds):
-        shared = {"method": method, "seed": seed, "steps": steps}
-        yield {"kind": "plain", "budgets": list(budgets), **shared}
-        yield from ({"kind": "governed", "budget": budget, **shared} for budget in budgets)
-        if seed == 0:
-            grid = [(0.25, 8.0), (0.5, 8.0), (0.25, 16.0)] if quick else GRID
-            yield from ({"kind": "fixed", "fixed": setting, **shared} for setting in grid)
+    shared = [{"method": method, "seed": seed, "steps": steps} for seed in seeds for method in kinds]
+    yield from ({"kind": "plain", "budgets": list(budgets), **run} for run in shared)
+    yield from ({"kind": "governed", "budget": budget, **run} for budget in budgets for run in shared)
+    grid = [(0.25, 8.0), (0.5, 8.0), (0.5, 16.0)] if quick else GRID
+    yield from ({"kind": "fixed", "fixed": setting, **run} for run in shared if run["seed"] == 0 for setting in grid)
 
 
 def holds(row: Job, budget: float) -> bool:
@@ -183,12 +181,13 @@ def summary(rows: list[Job]) -> list[Job]:
         }
         governed = [r for r in mine if r["kind"] == "governed" and r["budget"] == budget]
         fixed = [r["gain"] / plain[0] for r in mine if r["kind"] == "fixed" and holds(r, budget)]
+        measured = any(r["kind"] == "fixed" for r in mine)
         out.append({
             "method": method, "budget": budget, "seeds": len(governed),
             "held": sum(holds(r, budget) for r in governed),
             "kept": sum(kept["governed"].values()) / len(governed), "least": min(kept["governed"].values()),
             "walked_back": sum(kept["walked back"].values()) / len(governed),
-            "kept_seed_0": kept["governed"].get(0), "best_fixed_seed_0": max(fixed, default=None),
+            "kept_seed_0": kept["governed"].get(0), "best_fixed_seed_0": max(fixed, default=None), "grid": measured,
         })  # fmt: skip
     return out
 
@@ -221,7 +220,8 @@ def show(table: list[Job]) -> None:
         shown.add_column(column, justify="right")
     for row in table:
         percent = [f"{row[k]:.1%}" for k in ("kept", "least", "walked_back", "kept_seed_0")]
-        best = "none holds" if row["best_fixed_seed_0"] is None else f"{row['best_fixed_seed_0']:.1%}"
+        best = row["best_fixed_seed_0"]
+        best = f"{best:.1%}" if best is not None else "none holds" if row["grid"] else "not measured"
         shown.add_row(row["method"], f"{row['budget']:.0%}", f"{row['held']}/{row['seeds']} hold", *percent, best)
     Console(width=120).print(shown)
 

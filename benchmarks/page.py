@@ -30,7 +30,8 @@ def percent(value: float | None) -> str:
 def budget(found: Found) -> str:
     rows = [
         [r["method"], f"{r['budget']:.0%}", f"{r['held']} of {r['seeds']}", percent(r["kept"]), percent(r["least"]),
-         percent(r["walked_back"]), percent(r["kept_seed_0"]), percent(r["best_fixed_seed_0"])]
+         percent(r["walked_back"]), percent(r["kept_seed_0"]),
+         percent(r["best_fixed_seed_0"]) if r["grid"] else "not measured"]
         for r in found["summary"]
     ]  # fmt: skip
     head = ["method", "budget", "certificates that hold", "governed", "lowest seed", "(a) walked back", "seed 0",

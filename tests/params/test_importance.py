@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import AlbertConfig, AlbertForMaskedLM
@@ -46,7 +47,8 @@ def split(batch: Batch, size: int) -> list[Batch]:
 def summed(model: Any, batch: Batch) -> Tensor:
     """transformers' mean loss times the number of tokens it is the mean of."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    labels = batch["labels"] if type(inner).__name__ in TWO_SIDED else batch["labels"][:, 1:]
+    all_count = type(inner).__name__ in TWO_SIDED or isinstance(getattr(model, "prompt_encoder", None), nn.ModuleDict)
+    labels = batch["labels"] if all_count else batch["labels"][:, 1:]
     return model(**batch).loss * labels.ne(-100).sum()
 
 
@@ -155,6 +157,13 @@ def test_product_fisher_is_that_of_the_frozen_weight_below_the_adapter() -> None
     assert found and all(path.endswith("_proj.base_layer.weight") for path in found)
     assert not any(model.get_parameter(path).requires_grad for path in found)
     assert error(found, truth) < 1e-5
+
+
+def test_virtual_tokens_before_the_text() -> None:
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model, batch = get_peft_model(build("llama"), settings).eval(), rows()
+    batch["labels"][:, :2] = batch["input_ids"][:, :2]
+    assert error(fisher(model, split(batch, 2)), squared_batch_gradient(model, split(batch, 1))) < 1e-5
 
 
 def test_a_layer_applied_several_times_adds_its_gradients_before_squaring() -> None:

@@ -61,7 +61,7 @@ def test_what_the_base_makes_up_is_openings_and_middles_in_turn_and_nowhere_twic
     audit, control = ({tuple(row["input_ids"]) for row in made[name].rows} for name in ("audit", "control"))
     assert not audit & control
     more = reader.more_made_up(64, [*made["audit"].rows, *made["control"].rows])
-    assert len(more) > 50 and not {tuple(row["input_ids"]) for row in more} & (audit | control)
+    assert len(more) > 40 and not {tuple(row["input_ids"]) for row in more} & (audit | control)
 
 
 def test_the_same_seed_makes_the_same_up_and_another_seed_other_text(base: Base) -> None:

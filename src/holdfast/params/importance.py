@@ -120,7 +120,8 @@ def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     logits = getattr(model(**inputs), "logits", None)
     if logits is None:
         raise Unsupported("The Fisher information needs a model that returns `logits`, one row for each token.")
-    labels = batch["labels"]
+    virtual = logits.shape[1] - batch["labels"].shape[1]  # tokens of prompt tuning, which stand first
+    labels = pad(batch["labels"], (virtual, 0), value=-100)
     if not two_sided and getattr(inner, "loss_type", None) != "ForMaskedLM":
         labels = pad(labels[:, 1:], (0, 1), value=-100)
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")

@@ -155,7 +155,7 @@ class Squares:
     def __init__(
         self, model: nn.Module, parameters: set[nn.Parameter], objective: Callable[[Batch], Tensor], chunk_bytes: int
     ):
-        self.objective, self.chunk = objective, chunk_bytes // 4
+        self.objective, self.chunk, self._expand = objective, chunk_bytes // 4, True
         self.sums = {p: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for p in parameters}
         rules = [(m, rule_of(m)) for m in model.modules() if not parameters.isdisjoint(m.parameters(recurse=False))]
         self._layers = [(m, rule) for m, rule in rules if rule]
@@ -194,7 +194,11 @@ class Squares:
             for p in grads:
                 p.requires_grad_(True).grad = None
                 handles.append(p.register_post_accumulate_grad_hook(compare))  # type: ignore[no-untyped-call]
-            self._walk(_probe(batch))
+            try:
+                self._walk(_probe(batch))
+            except RuntimeError:  # a model that repeats such outputs itself
+                self._expand = False
+                self._walk(_probe(batch))
         finally:
             for handle in handles:
                 handle.remove()
@@ -226,7 +230,7 @@ class Squares:
         owned = {n: p for n, p in module.named_parameters(recurse=False) if p in self.sums and p not in self.looped}
         if not owned or not isinstance(output, Tensor) or not torch.is_grad_enabled():
             return None
-        if output.ndim > 2 and len(output) == 1:  # position embeddings: broadcast later, their gradients would add up
+        if self._expand and output.ndim > 2 and len(output) == 1:  # positions: broadcast later, gradients would add up
             output = output.expand(self._size, *output.shape[1:])
         if not output.requires_grad:  # where the graph begins; a copy, since the model may change it in place
             output = output.requires_grad_().clone()

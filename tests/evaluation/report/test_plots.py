@@ -28,7 +28,7 @@ def _line(picture: Picture, place: int) -> Line2D:
 
 def test_all_that_the_logs_follow_has_a_picture(records: list[RunRecord]):
     assert list(_curves(records)) == [
-        "Training loss, nats per token",
+        "Training loss, nats per token, penalties included",
         "Gain on tiny/shakespeare, nats per token",
         "Change of perplexity on self, %; the line is the budget of 2 %",
         "Change of perplexity on tiny/stories, %; the line is the budget of 2 %",
@@ -42,7 +42,7 @@ def test_all_that_the_logs_follow_has_a_picture(records: list[RunRecord]):
 
 def test_curves_draw_the_figures_of_the_log(records: list[RunRecord]):
     found = _curves(records)
-    loss = _line(found["Training loss, nats per token"], 1)
+    loss = _line(found["Training loss, nats per token, penalties included"], 1)
     train = records[1].lines("train")
     assert list(loss.get_xdata()) == [line["step"] for line in train]
     assert list(loss.get_ydata()) == [line["loss"] for line in train]
@@ -76,9 +76,13 @@ def test_without_a_governor_there_is_no_strip(records: list[RunRecord]):
 def test_a_strength_that_ranges_widely_is_drawn_on_a_logarithmic_axis(records: list[RunRecord]):
     wide = [{"kind": "governor", "step": s, "action": "tightened", "strengths": {"distill": 2.0**s}} for s in range(9)]
     narrow = [{**line, "strengths": {"distill": 8.0 + line["step"]}} for line in wide]
-    scales = [_curves([replace(records[2], log=tuple(log))])["Strength of distill"].figure.axes[0].get_yscale()
-              for log in (wide, narrow)]  # fmt: skip
-    assert scales == ["log", "linear"]
+    drawn = [_curves([replace(records[2], log=tuple(log))])["Strength of distill"].figure for log in (wide, narrow)]
+    assert [figure.axes[0].get_yscale() for figure in drawn] == ["log", "linear"]
+    with style():
+        drawn[0].draw_without_rendering()
+    labels = {label.get_text() for label in drawn[0].axes[0].get_yticklabels()}
+    assert {"1", "10", "100"} <= labels
+    assert not any("$" in label for label in labels)
 
 
 def test_every_picture_has_the_same_steps(records: list[RunRecord]):
@@ -89,5 +93,5 @@ def test_every_picture_has_the_same_steps(records: list[RunRecord]):
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "text"])
 def test_a_figure_that_is_none_leaves_a_gap(value: object):
     log = tuple({"kind": "train", "step": step, "loss": 2.0 if step != 2 else value} for step in (1, 2, 3))
-    picture = _curves([RunRecord("run", Path("run"), log=log)])["Training loss, nats per token"]
+    picture = _curves([RunRecord("run", Path("run"), log=log)])["Training loss, nats per token, penalties included"]
     assert list(_line(picture, 0).get_xdata()) == [1, 3]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from holdfast.evaluation.report.drawing import BUDGET, FAINT, STEPS, colour, dashes, percent_scale
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent
@@ -59,7 +60,7 @@ def curves(runs: Sequence[RunRecord]) -> list[Picture]:
 
 def _losses(runs: Sequence[RunRecord]) -> list[Picture]:
     found = _followed(runs, "loss")
-    return [_picture("Training loss, nats per token", found, _last(runs))] if found else []
+    return [_picture("Training loss, nats per token, penalties included", found, _last(runs))] if found else []
 
 
 def _gains(runs: Sequence[RunRecord]) -> list[Picture]:
@@ -212,6 +213,9 @@ def _strength(runs: Sequence[RunRecord], name: str) -> Picture:
         axes.plot(curve.steps, curve.values, ".", color=colour(curve.place), markersize=4)
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     elif values:
         axes.set_ylim(bottom=min(0.0, *values))
     return Picture(f"Strength of {name}", figure)

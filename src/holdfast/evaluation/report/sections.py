@@ -107,7 +107,7 @@ def _decision(line: Entry) -> list[str]:
 def _why(line: Entry) -> str:
     """The reason that a decision gives, the share of the aim that was used, and whether it was the last."""
     used = number(line, "used")
-    share = f"{100 * used:.0f}{SPACE}% of the aim is used" if math.isfinite(used) else ""
+    share = f"{100 * used:,.0f}{SPACE}% of the aim is used" if math.isfinite(used) else ""
     last = "the final weights, judged on all control rows" if line.get("final") else ""
     return "; ".join(filter(None, (str(line.get("reason") or ""), share, last)))
 
