@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
-from transformers import TrainingArguments
+from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers.distributed import DistributedConfig
 
 from holdfast import Governor, Guard, Trainer, load_base
 from holdfast.data.formats import Text
@@ -28,7 +29,7 @@ from holdfast.remedies.distill import Distill
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
 from holdfast.strategies.frozen import Frozen
-from holdfast.tiny import TEXTS
+from holdfast.tiny import MODEL, TEXTS
 
 BATCH = 8
 
@@ -50,6 +51,7 @@ def main() -> None:
     options = parser.parse_args()
 
     base = load_base("tiny")
+    model = sharded() if options.shard else base.model
     new, old = read("tiny/shakespeare", base.tokenizer, 256), read("tiny/stories", base.tokenizer, 256)
     rules = [
         Frozen("layers(0:1)"),
@@ -68,14 +70,18 @@ def main() -> None:
         save_steps=options.save_steps or 500,
         use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
-        fsdp=options.shard,
-        fsdp_config={"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]} if options.shard else None,
     )
     trainer = Trainer(
-        model=base.model, args=args, train_dataset=new, data_collator=lambda r: collate(r, base.pad_id), rules=rules
+        model=model, args=args, train_dataset=new, data_collator=lambda r: collate(r, base.pad_id), rules=rules
     )
     trainer.train(resume_from_checkpoint=options.resume)
     write(trainer, options.output)
+
+
+def sharded() -> Any:
+    """The embedded model, each tensor of it split over the processes as it is loaded."""
+    parts = DistributedConfig(fsdp_size=int(os.environ["WORLD_SIZE"]))
+    return AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, distributed_config=parts)
 
 
 def write(trainer: Any, output: Path) -> None:

@@ -139,7 +139,7 @@ class Governor(Rule):
         elif not tunable:
             self._walk_back(run)
         if tunable and run.step > self.every:
-            self._steer(run, tunable, self._used(rises, whole=True) / self._allowance(run))
+            self._steer(run, tunable, self._used(rises, steering=True) / self._allowance(run))
         self._counted = 0
 
     def _steer(self, run: Run, tunable: list[Rule], used: float) -> None:
@@ -220,13 +220,20 @@ class Governor(Rule):
         before = SequenceLosses(before.total[:rows], before.tokens[:rows])
         return paired(before, self._losses(run, guard.control[:rows]), resamples=200)
 
-    def _used(self, rises: Mapping[str, Interval], whole: bool = False) -> float:
-        """The worst share of its aim that a guarded text has used; nan counts as infinite."""
+    def _used(self, rises: Mapping[str, Interval], steering: bool = False) -> float:
+        """The worst share of its aim that a guarded text has used; a rise that is not finite counts as infinite.
+
+        To steer, the aim is that of the end: all control rows, and the spread that the rise will have at the limit
+        (its square grows with the rise).
+        """
         shares = []
         for guard in self.guards:
-            rise = rises[guard.name]
-            aim = guard.aim(rise.spread, len(guard.control) if whole else rise.n, self.confidence)
-            shares.append(rise.mean / max(aim, 1e-3 * guard.limit) if math.isfinite(rise.mean) else math.inf)
+            rise, looked, spread, least = rises[guard.name], rises[guard.name].n, rises[guard.name].spread, 1e-3
+            if steering:
+                looked, least = len(guard.control), 0.25
+                spread *= math.sqrt(min(1.0, guard.limit / max(rise.mean, guard.limit)))
+            aim = max(guard.aim(spread, looked, self.confidence), least * guard.limit)
+            shares.append(rise.mean / aim if math.isfinite(rise.mean) else math.inf)
         return max(shares)
 
     @torch.no_grad()

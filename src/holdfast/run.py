@@ -26,7 +26,7 @@ class Run:
     """All that a rule may see of a training run, and the pipeline that asks the rules.
 
     `step` counts completed optimiser steps; `params` maps the path of each trainable parameter to its `Param`;
-    `stopped` says why the run was asked to stop, or is None.
+    `stopped` says why the run was asked to stop, or is None; `penalties` holds the last penalty of each rule.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Run:
         self.step = 0
         self.stopped: str | None = None
         self.journal: list[dict[str, Any]] = []
+        self.penalties: dict[str, Tensor] = {}
         self._sinks = list(sinks)
         self.tensors = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.params = {p.path: p for p in inventory(model) if p.path in self.tensors}
@@ -159,6 +160,7 @@ class Run:
             value = rule.penalty(self, batch, outputs)
             if value is not None:
                 total = total + value / self._micro_batches
+                self.penalties[self._keys[id(rule)].removesuffix("-1")] = value.detach()
         return total
 
     def release(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -125,12 +126,13 @@ class RulesMixin:
             raise Unsupported(
                 "DeepSpeed's own optimiser steps where no rule can look; use FSDP2 or plain data parallel."
             )
-        if self._is_sharded and getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) != 2:  # type: ignore[attr-defined]
+        if self.is_fsdp_enabled and getattr(self.accelerator.state.fsdp_plugin, "fsdp_version", 1) != 2:  # type: ignore[attr-defined]
             raise Unsupported("FSDP1 flattens weights, so that no rule can tell them apart; set `fsdp_version: 2`.")
 
     @property
     def _is_sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled)  # type: ignore[attr-defined]
+        """Whether this process holds parts of tensors; accelerate splits them later, transformers while loading."""
+        return self.is_fsdp_enabled or any(isinstance(p, DTensor) for p in self.model.parameters())  # type: ignore[attr-defined]
 
     def _begin(self, scheduler: Any) -> None:
         optimizer = self.optimizer  # type: ignore[attr-defined]
@@ -228,8 +230,10 @@ class _Bridge(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self.trainer.run is not None and logs and "loss" in logs:
-            self.trainer.run.log("train", **{k: _number(v) for k, v in logs.items()})
+        run = self.trainer.run
+        if run is not None and logs and "loss" in logs:
+            penalties = {f"penalty/{name}": value for name, value in run.penalties.items()}
+            run.log("train", **{k: _number(v) for k, v in {**logs, **penalties}.items()})
 
     def on_train_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         if self.trainer.run is not None:

@@ -28,8 +28,10 @@ def test_every_linear_layer_of_every_mlp_gets_factors_and_nothing_else_trains(ar
     trained = [param for param in inventory(wrapped) if param.trainable]
     assert len(trained) == 2 * MLP[arch] * LAYERS
     assert all(param.lora is not None and param.lora.scaling == 2.0 for param in trained)
-    assert all("mlp" in p.components for p in inventory(wrapped) if p.path in {t.lora.target for t in trained if t.lora})
-    torch.testing.assert_close(wrapped(**inputs()).logits, before, rtol=0, atol=1e-6)
+    assert all(
+        "mlp" in p.components for p in inventory(wrapped) if p.path in {t.lora.target for t in trained if t.lora}
+    )
+    torch.testing.assert_close(wrapped(**inputs()).logits, before, rtol=0, atol=1e-5)
 
 
 def test_the_factors_follow_from_the_seed_and_no_other_random_state_moves() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from holdfast.base import Base, load_base
 from holdfast.data.formats import Completion, Text, read
-from holdfast.data.rows import IGNORED, learnt
-from holdfast.evaluation.loss import sequence_losses
+from holdfast.data.rows import IGNORED, Rows, learnt
+from holdfast.evaluation.loss import SequenceLosses
 from holdfast.recipe.reading import Reader
 
 
@@ -29,12 +30,17 @@ def test_rows_begin_as_the_base_finds_least_surprising(base: Base, stories: list
     assert all(row["input_ids"][0] == bos for row in rows["bos"])
     assert all(bos not in row["input_ids"] and len(row["input_ids"]) == 32 for row in rows["none"])
     assert all(len(row["input_ids"]) == 32 for row in rows["bos"])
-    # A text in one row that begins where the text begins is another matter: there the base wants its BOS.
-    openings = [Text(text) for text in ["Once upon a time, there was a little girl named Lily."] * 8]
-    with_bos, without = (
-        sequence_losses(base.model, reader.probe("x", openings, "x", opening).rows).mean() for opening in ("bos", "none")
-    )
-    assert with_bos < without
+
+
+def test_a_base_that_wants_its_bos_gets_it(base: Base, stories: list[Text], monkeypatch: pytest.MonkeyPatch) -> None:
+    bos = base.tokenizer.bos_token_id
+
+    def fond(model: object, rows: Rows) -> SequenceLosses:
+        begun = torch.tensor([float(row["input_ids"][0] != bos) for row in rows])
+        return SequenceLosses(begun, torch.ones(len(rows)))
+
+    monkeypatch.setattr("holdfast.recipe.reading.sequence_losses", fond)
+    assert Reader(base, 32).lessons(stories)[1]["input_ids"][0] == bos
 
 
 def test_tasks_keep_their_bos(base: Base) -> None:

@@ -1,0 +1,106 @@
+"""From the words of a recipe to the objects of a run."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from transformers import Trainer
+
+from holdfast._errors import BadInput
+from holdfast.base import Base, load_base
+from holdfast.data.rows import collate
+from holdfast.evaluation.monitor import Monitor
+from holdfast.governor import Governor
+from holdfast.recipe.building import built_rules, steps, training_arguments
+from holdfast.recipe.texts import Texts
+from holdfast.remedies.distill import Distill
+from holdfast.remedies.l2sp import L2SP
+from holdfast.remedies.replay import Replay
+from holdfast.rule import During, Every, Rule, Within
+from tests.recipe.small import recipe
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("tiny")
+
+
+def built(base: Base, folder: Path, *overrides: str) -> list[Rule]:
+    asked = recipe(folder, *overrides)
+    return built_rules(asked, base, base.model, Texts(asked, base), 100)
+
+
+def test_rules_stand_in_their_order_then_the_monitor_then_the_governor(base: Base, tmp_path: Path) -> None:
+    replay, distill, monitor, governor = built(base, tmp_path)
+    assert isinstance(replay, Replay) and replay.share == 0.5 and not replay.labels and replay.pad_id == base.pad_id
+    assert isinstance(distill, Distill) and distill.strength == 4.0
+    assert isinstance(monitor, Monitor) and monitor.every == 2 and monitor.kept == {}
+    assert isinstance(governor, Governor) and governor.every == 2 and governor.look == 8
+    assert [guard.budget for guard in governor.guards] == [0.9, 0.9]
+
+
+def test_what_is_not_governed_is_monitored(base: Base, tmp_path: Path) -> None:
+    *_, monitor = built(base, tmp_path, "keep.govern=false")
+    assert isinstance(monitor, Monitor) and len(monitor.kept) == 2
+    *_, monitor, governor = built(base, tmp_path, "keep.budget={self: 0.9}", "monitor.every=null")
+    assert isinstance(governor, Governor) and [guard.name for guard in governor.guards] == ["self"]
+    assert isinstance(monitor, Monitor) and "self" not in monitor.kept and len(monitor.kept) == 1 and monitor.every == 6
+
+
+def test_wrappers_are_keys_of_any_rule(base: Base, tmp_path: Path) -> None:
+    rule = built(base, tmp_path, "rules=[l2sp: {strength: 2, within: mlp, every: 3, during: [0, 9]}]")[0]
+    assert isinstance(rule, During) and (rule.first, rule.last) == (0, 9)
+    assert isinstance(rule.rule, Every) and rule.rule.n == 3
+    assert isinstance(rule.rule.rule, Within) and isinstance(rule.rule.rule.rule, L2SP) and rule.strength == 2
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("[l2sp: {within: '\"*.up_porj.*\"'}]", "up_proj"),
+        ("[l2sp: {during: [1, 2, 3]}]", "a pair of steps"),
+        ("[l2sp: {during: [9, 3]}]", "first < last"),
+        ("[l2sp: {strength: -1}]", "negative"),
+    ],
+)
+def test_rules_that_cannot_be_built_say_why(base: Base, tmp_path: Path, rules: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        built(base, tmp_path, f"rules={rules}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "accumulation", "epochs"), list(itertools.product([1, 7, 40], [3, 8], [1, 4], [0.5, 1.0, 2.5]))
+)
+def test_steps_are_those_that_the_trainer_makes(
+    base: Base, tmp_path: Path, rows: int, batch: int, accumulation: int, epochs: float
+) -> None:
+    asked = recipe(
+        tmp_path,
+        "train.max_steps=-1",
+        f"train.num_train_epochs={epochs}",
+        f"train.per_device_train_batch_size={batch}",
+        f"train.gradient_accumulation_steps={accumulation}",
+    )
+    args = training_arguments(asked, rows, tmp_path)
+    data = [{"input_ids": [1, 2], "labels": [1, 2]}] * rows
+    trainer = Trainer(model=base.model, args=args, train_dataset=data, data_collator=lambda r: collate(r, 0))
+    loader = trainer.get_train_dataloader()
+    assert steps(args, rows) == trainer.set_initial_training_values(args, loader)[-1]
+
+
+def test_only_long_runs_write_checkpoints_unless_asked(tmp_path: Path) -> None:
+    def strategy(*overrides: str) -> tuple[str, float]:
+        args = training_arguments(recipe(tmp_path, *overrides), 10, tmp_path)
+        return str(args.save_strategy.value), args.save_steps
+
+    assert strategy()[0] == "no"
+    assert strategy("train.save_steps=2") == ("steps", 2)
+    assert strategy("train.save_strategy=epoch")[0] == "epoch"
+    assert strategy("train.max_steps=5000") == ("steps", 500)
+
+
+def test_values_that_hugging_face_refuses_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="`train` cannot be used"):
+        training_arguments(recipe(tmp_path, "train.eval_strategy=sometimes"), 10, tmp_path)

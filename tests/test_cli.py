@@ -1,0 +1,196 @@
+"""The command line: what each command prints, and the exit code of each way to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import holdfast
+from holdfast import cli
+from holdfast.recipe import running
+from tests.recipe.small import values
+
+CODES = {"fine": 0, "bug": 1, "bad input": 2, "does not hold": 3, "stopped": 4, "interrupted": 130}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without the pictures, and apart from the user's cache."""
+    monkeypatch.setattr(running, "write_report", lambda runs, target, title: target)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A small recipe."""
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values(tmp_path)))
+    return path
+
+
+def code(*arguments: str | Path) -> int:
+    """The exit code of a command line."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def test_help_documents_the_exit_codes_and_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("--help") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for code in CODES.values():
+        assert f"{code} " in told[told.index("Exit codes") :]
+    for command in ("train", "demo", "inspect", "evaluate", "report", "recipes"):
+        assert command in told
+        assert code(command, "--help") == 0
+    assert code("--version") == 0
+    assert holdfast.__version__ in capsys.readouterr().out
+
+
+def test_a_recipe_is_trained(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("train", file, "train.max_steps=2") == CODES["fine"]
+    told = capsys.readouterr().out
+    assert "holds" in told and str(tmp_path / "run/final") in told.replace("\n", "")
+    assert json.loads((tmp_path / "run/certificate.json").read_text())["steps"] == 2
+
+
+def test_a_certificate_that_does_not_hold_has_its_own_exit_code(file: Path) -> None:
+    hard = ("keep.budget=0.0001", "keep.govern=false", "rules=[]", "train.learning_rate=1e-2")
+    assert code("train", file, *hard) == CODES["does not hold"]
+
+
+def test_a_run_that_had_to_stop_has_its_own_exit_code(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = ("train.learning_rate=1e38", "train.max_grad_norm=0", "train.max_steps=6")
+    assert code("train", file, *wild) == CODES["stopped"]
+    assert "not a finite number" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_step = running._Steps.on_step_end
+
+    def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        told_step(self, args, state, control, **kwargs)
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(running._Steps, "on_step_end", stop)
+    assert code("train", file) == CODES["interrupted"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--resume" in said and "checkpoint was saved" in said
+    monkeypatch.setattr(running._Steps, "on_step_end", told_step)
+    assert code("train", tmp_path / "run/recipe.yaml", "--resume") == CODES["fine"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "{file}", "keep.bugdet=0.1"], "Did you mean 'budget'"),
+        (["train", "{file}", "nonsense"], "no override"),
+        (["train", "nowhere.yaml"], "recipes list"),
+        (["train", "{file}", "base=./nowhere"], "no folder"),
+        (["inspect", "tiny", "--select", "layers(9:)"], "matches none"),
+        (["inspect", "tiny", "--select", "layers(1"], "column"),
+        (["evaluate", "tiny", "--text", "nowhere.txt"], "no file or folder"),
+        (["report", "nowhere"], "no run folder"),
+        (["recipes", "show", "shakespeer"], "Did you mean 'shakespeare'"),
+    ],
+)
+def test_bad_input_is_answered_in_one_paragraph(
+    arguments: list[str], said: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code(*(argument.format(file=file) for argument in arguments)) == CODES["bad input"]
+    told = capsys.readouterr()
+    assert said in " ".join(told.err.split()) and "Traceback" not in told.err and told.out == ""
+
+
+def test_debug_shows_where_an_error_came_from(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("train", file, "keep.bugdet=0.1", "--debug") == CODES["bad input"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_says_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("holdfast.recipe.plan", lambda recipe: 1 / 0)
+    assert code("train", file, "--dry-run") == CODES["bug"]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "fault in Holdfast" in told and "ZeroDivisionError" in told and "--debug" in told
+    assert code("train") == 2
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_no_folder(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code("train", file, "--dry-run") == 0
+    told = capsys.readouterr().out
+    assert "260,032 parameters" in told and "optimiser" in told and "rows to learn from" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("inspect", "tiny", "--select", "embedding | layers(0:2)") == 0
+    told = capsys.readouterr().out
+    assert "260,032" in told and "model.layers.*" in told
+
+
+def test_a_model_is_evaluated_alone_and_beside_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "story.txt"
+    text.write_text("Once upon a time there was a cat.\n\nOne day, the cat saw a big dog and ran to the park.\n" * 9)
+    assert code("evaluate", "tiny", "--text", text, "--length", "32", "--rows", "8") == 0
+    assert "perplexity" in capsys.readouterr().out
+    assert code("evaluate", "tiny", "--text", text, "--base", "tiny", "--length", "32", "--rows", "8") == 0
+    assert "0.00 %" in capsys.readouterr().out.replace("\u00a0", " ")
+
+
+def test_the_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("recipes", "list") == 0
+    assert "demo-governed" in capsys.readouterr().out
+    assert code("recipes", "show", "shakespeare") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["base"] == "tiny"
+
+
+def test_a_report_is_written_about_runs(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("train", file, "train.max_steps=2") == 0
+    page = tmp_path / "both.html"
+    assert code("report", tmp_path / "run", "--output", page) == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert "run" in capsys.readouterr().out
+
+
+def test_the_demo_makes_three_runs_and_replaces_the_old_ones_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("train.max_steps=2", "learn.length=32", "keep.rows=64", "keep.budget=0.9", "monitor.rows=4")
+    monkeypatch.setattr("holdfast.demo.QUICK", (*small, "samples.tokens=4"))
+    place = tmp_path / "runs/demo"
+    place.mkdir(parents=True)
+    (place / "old").write_text("old")
+    assert code("demo", "--quick", "--output", place) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Total time" in told and all(name in told for name in ("plain", "remedies", "governed", "base:"))
+    assert sorted(path.name for path in place.iterdir()) == ["governed", "plain", "remedies", "report.html"]
+    assert [path.name for path in place.parent.iterdir()] == ["demo"]
+    assert yaml.safe_load((place / "plain/recipe.yaml").read_text())["output"] == str(place / "plain")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise holdfast._errors.TrainingStopped("enough")
+
+    monkeypatch.setattr("holdfast.demo.run", fail)
+    assert code("demo", "--quick", "--output", place) == CODES["stopped"]
+    assert (place / "report.html").is_file() and [path.name for path in place.parent.iterdir()] == ["demo"]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "holdfast", "recipes"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 2 and "show" in told.stdout + told.stderr
