@@ -95,6 +95,7 @@ def train(
     if dry_run:
         recipes.render_run_plan(recipes.plan(loaded), console)
         return
+    holdfast.display.hush()
     with holdfast.display.Display(console) as display:
         result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
     if result.certificate is None:
@@ -114,6 +115,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Spend the same steps three ways on the embedded model: plain, with remedies, governed."""
+    holdfast.display.hush()
     if not holdfast.demo.demo(output, console, quick=quick):
         raise typer.Exit(130)
 
@@ -141,6 +143,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure loss and perplexity with 95 % intervals, paired with a base where one is given."""
+    holdfast.display.hush()
     scores = holdfast.recipe.score(model, text, base=base, length=length, rows=rows)
     console.print(holdfast.recipe.render_scores(scores))
 

@@ -125,9 +125,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(ran: Result, tmp_path: Pa
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="already there.*--resume"):
+    with pytest.raises(BadInput, match=r"already there.*--resume"):
         run(recipe(tmp_path))
-    with pytest.raises(BadInput, match="no run in .* to go on with"):
+    with pytest.raises(BadInput, match=r"no run in .* to go on with"):
         run(recipe(tmp_path), resume=True)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
