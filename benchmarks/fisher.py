@@ -1,7 +1,7 @@
 """Is the Fisher information exact, and what does it cost?
 
-    python benchmarks/fisher.py --quick      few rounds, and 2 of the 24 blocks of the larger shape   (under two minutes)
-    python benchmarks/fisher.py              more rounds, and all 24 blocks                            (ten minutes)
+    python benchmarks/fisher.py --quick      few rounds, and 2 of the 24 blocks of the larger shape  (under two minutes)
+    python benchmarks/fisher.py              more rounds, and all 24 blocks                           (ten minutes)
 
 Four ways to one quantity: `fisher`; a loop over single sequences, which is the definition; `torch.func.vmap(grad)`; and
 the square of the batch gradient, which some libraries take for it. All on the embedded base (stories, rows of 256
@@ -22,7 +22,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import sys
 import time
 import warnings
@@ -36,7 +35,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import torch
 import transformers
 from rich.console import Console
@@ -136,28 +134,26 @@ METHODS: dict[str, Callable[[nn.Module, list[Batch]], Values]] = {
     "vmap(grad)": vmapped,
     "squared batch gradient": squares,
 }
-ALWAYS = ("training pass", "holdfast")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model with its rows; what is not in ALWAYS runs in the first `slow` rounds; memory is taken of `weighed`."""
+    """One model with its rows; memory is taken of the methods in `weighed`."""
 
     name: str
     build: Callable[[str], tuple[nn.Module, list[Batch]]]
     methods: tuple[str, ...]
-    rounds: int
-    slow: int
     weighed: tuple[str, ...]
+    rounds: int
 
 
 def cases(quick: bool) -> list[Case]:
     """What is measured."""
-    rows, rounds, slow, blocks = (32, 5, 1, 2) if quick else (64, 9, 3, 24)
-    shape = f"Qwen2.5-0.5B shape, {blocks} of 24 blocks, 2 rows"
+    rows, rounds, blocks = (32, 3, 2) if quick else (64, 7, 24)
+    every, shape = tuple(METHODS), f"Qwen2.5-0.5B shape, {blocks} of 24 blocks, 2 rows"
     return [
-        Case(f"embedded base, {rows} rows", partial(embedded, rows), tuple(METHODS), rounds, slow, tuple(METHODS)),
-        Case(shape, partial(qwen, blocks, 2), ("loop", *ALWAYS), 1 if quick else 2, 1, () if quick else ALWAYS),
+        Case(f"embedded base, {rows} rows", partial(embedded, rows), every, every, rounds),
+        Case(shape, partial(qwen, blocks, 2), every[:3], () if quick else every[:3], 1),
     ]
 
 
@@ -167,26 +163,20 @@ def measured(case: Case, device: str, say: Callable[[str], None]) -> dict[str, d
     records: dict[str, dict[str, Any]] = {m: {"seconds": [], "processor_seconds": []} for m in case.methods}
     truth: Values = {}
     for turn in range(case.rounds):
-        for method in case.methods if turn < case.slow else ALWAYS:
+        for method in case.methods:
             say(f"{case.name}: round {turn + 1} of {case.rounds}, {method}")
-            wall, processor, values = timed(partial(METHODS[method], model, batches), device)
-            records[method]["seconds"].append(round(wall, 4))
-            records[method]["processor_seconds"].append(round(processor, 4))
+            gc.collect()
+            wall, processor = time.perf_counter(), time.process_time()
+            values = METHODS[method](model, batches)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            records[method]["seconds"].append(round(time.perf_counter() - wall, 4))
+            records[method]["processor_seconds"].append(round(time.process_time() - processor, 4))
             truth = truth or values
             if values and turn == 0:
                 records[method] |= compared(values, truth)
             del values
     return records
-
-
-def timed(run: Callable[[], Values], device: str) -> tuple[float, float, Values]:
-    """Seconds, processor seconds of all threads, and the result."""
-    gc.collect()
-    wall, processor = time.perf_counter(), time.process_time()
-    values = run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - processor, values
 
 
 def compared(values: Values, truth: Values) -> dict[str, float]:
@@ -196,20 +186,13 @@ def compared(values: Values, truth: Values) -> dict[str, float]:
     bias cancels in the softmax), to 1e-9 of the largest value of all.
     """
     floor = 1e-9 * max(float(t.max()) for t in truth.values())
-    error = max(float((values[n] - t).abs().max()) / max(float(t.max()), floor) for n, t in truth.items())
-    pairs = [(values[n], t) for n, t in truth.items()]
-    inner, own, other = (
-        sum(float((a * b).sum(dtype=torch.float64)) for a, b in chosen)
-        for chosen in (pairs, ((v, v) for v, _ in pairs), ((t, t) for _, t in pairs))
-    )
-    mass, whole = (sum(float(t.sum(dtype=torch.float64)) for t in side) for side in zip(*pairs, strict=True))
+    error, sums = 0.0, torch.zeros(5, dtype=torch.float64)
+    for name, true in truth.items():
+        error = max(error, float((values[name] - true).abs().max()) / max(float(true.max()), floor))
+        a, b = values[name].flatten().double(), true.flatten().double()
+        sums += torch.stack([a @ b, a @ a, b @ b, a.sum(), b.sum()]).cpu()
+    inner, own, other, mass, whole = sums.tolist()
     return {"error": error, "cosine": inner / (own * other) ** 0.5, "mass": mass / whole}
-
-
-def passes(records: dict[str, dict[str, Any]], method: str, kind: str) -> float:
-    """The median over rounds of a method's time over that of the training pass in the same round."""
-    pairs = zip(records[method][kind], records["training pass"][kind], strict=False)
-    return round(median(a / b for a, b in pairs), 3)
 
 
 def peak(place: int, method: str, device: str, arguments: argparse.Namespace) -> float | None:
@@ -224,49 +207,53 @@ def peak(place: int, method: str, device: str, arguments: argparse.Namespace) ->
         Path("/proc/self/clear_refs").write_text("5")  # sets the recorded peak back to the present size
     except OSError:
         return None
-    before = psutil.Process().memory_info().rss
+    before = resident("VmRSS")
     METHODS[method](model, batches)
-    high = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-    return (int(high.split()[1]) * 1024 - before) / 2**20
+    return resident("VmHWM") - before
+
+
+def resident(which: str) -> float:
+    """A line of /proc/self/status in MiB: VmRSS, the present resident size, or VmHWM, its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
 
 
 def bench(device: str, arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """All cases on one device: case -> method -> figures."""
     report: dict[str, Any] = {}
     context = get_context("forkserver")
-    context.set_forkserver_preload(["holdfast.params.importance", "holdfast.base", "rich.table", "psutil"])
+    context.set_forkserver_preload(["holdfast.params.importance", "holdfast.base", "rich.table"])
     for place, case in enumerate(cases(arguments.quick)):
         records = measured(case, device, say)
         for method in case.weighed:
             say(f"{case.name}: memory of {method}")
             with ProcessPoolExecutor(1, context) as alone:
                 records[method]["peak_mib"] = alone.submit(peak, place, method, device, arguments).result()
-        for method in case.methods:
-            clock = passes(records, method, "seconds")
-            own = clock if device == "cuda" else passes(records, method, "processor_seconds")
-            records[method] |= {"training_passes": own, "by_the_clock": clock}
+        for record in records.values():
+            clock, own = (
+                median(a / b for a, b in zip(record[kind], records["training pass"][kind], strict=False))
+                for kind in ("seconds", "processor_seconds")
+            )
+            record |= {"training_passes": clock if device == "cuda" else own, "by_the_clock": clock}
         report[case.name] = records
     return report
 
 
 def prepare(threads: int) -> None:
-    warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap, of attention
+    torch.set_num_threads(threads)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
-    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", message="There is a performance drop")  # of attention under vmap
 
 
-def table(device: str, report: dict[str, Any]) -> Table:
-    shown = Table(title=f"Fisher information on {device}", title_justify="left")
+def table(title: str, records: dict[str, dict[str, Any]]) -> Table:
+    shown = Table(title=title, title_justify="left")
     for heading in ("", "largest error", "cosine", "mass", "training passes", "by the clock", "peak MiB"):
-        shown.add_column(heading, justify="right" if heading else "left")
-    for case, records in report.items():
-        shown.add_section()
-        shown.add_row(f"[bold]{case}")
-        for method, r in records.items():
-            close = [f"{r['error']:.1e}", f"{r['cosine']:.4f}", f"{r['mass']:.4f}"] if "error" in r else [""] * 3
-            cost = [f"{r['training_passes']:.2f}", f"{r['by_the_clock']:.2f}"]
-            shown.add_row(method, *close, *cost, f"{r['peak_mib']:,.0f}" if r.get("peak_mib") else "-")
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for method, r in records.items():
+        close = [f"{r['error']:.1e}", f"{r['cosine']:.4f}", f"{r['mass']:.4f}"] if "error" in r else [""] * 3
+        cost = [f"{r['training_passes']:.2f}", f"{r['by_the_clock']:.2f}"]
+        shown.add_row(method, *close, *cost, f"{r['peak_mib']:,.0f}" if r.get("peak_mib") else "")
     return shown
 
 
@@ -275,20 +262,17 @@ def verdict(devices: dict[str, Any]) -> tuple[bool, str]:
     ours = [case["holdfast"] for report in devices.values() if isinstance(report, dict) for case in report.values()]
     error, cost = max(r["error"] for r in ours), max(r["training_passes"] for r in ours)
     held = error <= EXACT and cost <= PASSES
-    limits = f"(limit {EXACT:.0e}), at most {cost:.2f} training passes (limit {PASSES:g})"
-    return held, f"{'PASS' if held else 'FAIL'}: largest error {error:.1e} {limits}"
+    figures = f"largest error {error:.1e} (limit {EXACT:.0e}), at most {cost:.2f} training passes (limit {PASSES:g})"
+    return held, f"{'PASS' if held else 'FAIL'}: {figures}"
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
-        "threads": threads,
-        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers)},
     }
 
 
@@ -300,20 +284,19 @@ def main() -> int:
     arguments = parser.parse_args()
     prepare(arguments.threads)
     console, start = Console(), time.perf_counter()
-    host = machine(arguments.threads)
+    host = machine()
     devices: dict[str, Any] = {"cuda": "not measured"}
     with console.status("starting") as status:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             devices[device] = bench(device, arguments, status.update)
     for device, report in devices.items():
-        console.print(table(device, report) if isinstance(report, dict) else f"{device}: {report}")
+        tables = [table(f"{device}: {case}", r) for case, r in report.items()] if isinstance(report, dict) else []
+        console.print(*tables or [f"{device}: {report}"], sep="\n")
     held, line = verdict(devices)
     seconds = round(time.perf_counter() - start, 1)
     result = {"verdict": line, "date": date.today().isoformat(), "quick": arguments.quick, "seconds": seconds}
-    text = json.dumps(result | {"machine": host, "devices": devices}, indent=1)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(text + "\n", "utf-8")
+    temporary.write_text(json.dumps(result | {"machine": host, "devices": devices}, indent=1) + "\n", "utf-8")
     os.replace(temporary, arguments.output)
     console.print(f"{seconds:.0f} s; figures in {arguments.output}")
     print(line)

@@ -244,6 +244,11 @@ class Run:
             "rules": {self._keys[id(r)]: r.state() for r in self.rules},
         }
 
+    @property
+    def stateless(self) -> list[str]:
+        """Paths of the tensors that the optimiser keeps nothing about: they were held from the first step on."""
+        return [n for n, p in self.tensors.items() if not self.optimizer.state.get(p)]
+
     def snapshot(self) -> State:
         """All that `restore` needs to go on bit for bit, given the same batches."""
         return {

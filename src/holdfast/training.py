@@ -173,7 +173,7 @@ class RulesMixin:
             with self._folder.published(self._staging / folder.name, folder) as staged:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
                 self._repoint(staged, folder)
-                self._folder.write(staged, self.run.state())
+                self._folder.write(staged, {"stateless": self.run.stateless, **self.run.state()})
         finally:
             if self.args.should_save:
                 shutil.rmtree(self._staging, ignore_errors=True)
@@ -181,6 +181,16 @@ class RulesMixin:
         best = self.state.best_model_checkpoint
         if self.args.should_save:
             checkpoint.rotate(place, self.args.save_total_limit, Path(best) if best else None)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What was held all along has no optimiser state, and FSDP2 looks for one wherever a gradient could come."""
+        held = self._resumed.state["stateless"] if self._resumed is not None and self._is_sharded else []
+        tensors = dict(self.model.named_parameters())
+        for name in held:
+            tensors[name].requires_grad_(False)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        for name in held:
+            tensors[name].requires_grad_(True)
 
     def _repoint(self, staged: Path, folder: Path) -> None:
         """The best checkpoint is remembered by path; one that is just being written will stand elsewhere."""
