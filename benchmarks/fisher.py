@@ -7,12 +7,11 @@ Four ways to one quantity: `fisher`; a loop over single sequences, which is the 
 the square of the batch gradient, which some libraries take for it. All on the embedded base (stories, rows of 256
 tokens, batches of 16), the first two on random weights in the shape of Qwen2.5-0.5B as well (256 random tokens).
 
-Time is given in training passes: one forward and backward pass with all weights requiring a gradient, over the same
-rows in the same batches, without an optimiser step. All are run in turn, round after round; the figure is the median
-over rounds of the ratio within a round. On the CPU it is processor time, on one thread unless told, which other
-programs disturb less than the clock; the ratio by the clock stands beside it. On CUDA it is the clock. Memory is
-measured in a process of its own for each: the peak of the resident size (of the allocated memory on CUDA) above that
-of the loaded model, the result included.
+Time is given in training passes: forward and backward with all weights requiring a gradient, over the same rows in the
+same batches, without an optimiser step. All are run in turn; the figure is the median over rounds of the ratio within
+a round. On the CPU it is processor time, on one thread unless told, which other programs disturb less than the clock;
+the ratio by the clock stands beside it. On CUDA it is the clock. Memory is measured in a process of its own for
+each: the peak of the resident size (allocated, on CUDA) above that of the loaded model, the result included.
 Exits 1 when `fisher` differs from the loop by more than 1e-5 or costs more than 2 training passes.
 """
 
@@ -214,8 +213,7 @@ def peak(place: int, method: str, device: str, arguments: argparse.Namespace) ->
 
 def resident(which: str) -> float:
     """A line of /proc/self/status in MiB: VmRSS, the present resident size, or VmHWM, its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(which))
+    return int(Path("/proc/self/status").read_text().split(f"{which}:")[1].split()[0]) / 1024
 
 
 def bench(device: str, arguments: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -267,13 +265,10 @@ def verdict(devices: dict[str, Any]) -> tuple[bool, str]:
 
 
 def machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load_average": round(os.getloadavg()[0], 2),
-        "versions": {m.__name__: m.__version__ for m in (torch, transformers)},
-    }
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {module.__name__: module.__version__ for module in (torch, transformers)}
+    host = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2), "cuda": cuda}
+    return host | {"threads": torch.get_num_threads()} | versions
 
 
 def main() -> int:
@@ -284,8 +279,7 @@ def main() -> int:
     arguments = parser.parse_args()
     prepare(arguments.threads)
     console, start = Console(), time.perf_counter()
-    host = machine()
-    devices: dict[str, Any] = {"cuda": "not measured"}
+    host, devices = machine(), dict[str, Any](cuda="not measured")
     with console.status("starting") as status:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             devices[device] = bench(device, arguments, status.update)
@@ -293,12 +287,11 @@ def main() -> int:
         tables = [table(f"{device}: {case}", r) for case, r in report.items()] if isinstance(report, dict) else []
         console.print(*tables or [f"{device}: {report}"], sep="\n")
     held, line = verdict(devices)
-    seconds = round(time.perf_counter() - start, 1)
-    result = {"verdict": line, "date": date.today().isoformat(), "quick": arguments.quick, "seconds": seconds}
+    result = {"verdict": line, "date": date.today().isoformat(), "quick": arguments.quick}
+    result |= {"seconds": round(time.perf_counter() - start, 1), "machine": host, "devices": devices}
     temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result | {"machine": host, "devices": devices}, indent=1) + "\n", "utf-8")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     os.replace(temporary, arguments.output)
-    console.print(f"{seconds:.0f} s; figures in {arguments.output}")
     print(line)
     return 0 if held else 1
 

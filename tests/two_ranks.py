@@ -1,4 +1,4 @@
-"""What two processes have to keep, each check on both of them: `torchrun --nproc-per-node 2 -m tests.two_ranks FOLDER`."""
+"""What two processes have to keep; each check runs on both: `torchrun --nproc-per-node 2 -m tests.two_ranks FOLDER`."""
 
 from __future__ import annotations
 

@@ -63,7 +63,8 @@ class Movement:
             if not self._shared:
                 tensor.requires_grad_(self._flags[name] and name not in held)
             tensor.grad = None
-        logger.debug("step %d: held %s", self._run.step, ", ".join(sorted(held)) or "nothing")
+            why = "does not move: a rule holds it" if name in held else "may move again"
+            logger.debug("after step %d, %s %s", self._run.step, name, why)
         self.held = held
 
     def release(self) -> None:

@@ -49,3 +49,10 @@ def test_within_narrows_what_is_held() -> None:
 def test_a_selection_without_a_match_names_the_nearest() -> None:
     with pytest.raises(UnmatchedSelect, match="up_proj"):
         started("llama", [Frozen('"*.upproj.*"')])
+
+
+def test_debug_says_per_parameter_why_it_does_not_move(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", logger="holdfast"):
+        run = started("llama", [Frozen("layers(0:1)")])
+    held = [n for n, p in run.params.items() if p.layer == 0]
+    assert held and all(f"{name} does not move: a rule holds it" in caplog.text for name in held)
