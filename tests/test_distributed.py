@@ -1,0 +1,77 @@
+"""Two processes: the example ends where one process ends, and rules keep their word on copies and on parts of tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from holdfast.tiny import MODEL
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = "examples/two_processes.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num-processes",
+    "2",
+    "--main_process_port",
+    "0",
+]
+
+
+def ran(*command: str | Path) -> None:
+    """Run from the root of the project, on one thread in each process; the end of what it said goes with a failure."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+def left(folder: Path) -> tuple[Mapping[str, torch.Tensor], list[dict[str, Any]]]:
+    lines = (folder / "journal.jsonl").read_text().splitlines()
+    return load_file(folder / "weights.safetensors"), [json.loads(line) for line in lines]
+
+
+def actions(journal: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(line["step"], line["action"], line["strengths"]) for line in journal if line["kind"] == "governor"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process leaves."""
+    folder = tmp_path_factory.mktemp("alone")
+    ran(sys.executable, EXAMPLE, "--output", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [(TORCHRUN, []), (TORCHRUN, ["--shard"]), (ACCELERATE, [])],
+    ids=["copies", "parts", "accelerate"],
+)
+def test_two_processes_end_where_one_does(launcher: list[str], options: list[str], alone: Path, tmp_path: Path) -> None:
+    ran(*launcher, EXAMPLE, *options, "--output", tmp_path)
+    (one, journal), (two, other) = left(alone), left(tmp_path)
+    base = load_file(MODEL / "model.safetensors")
+    assert actions(journal) == actions(other) and len(actions(journal)) > 3
+    for name, weight in one.items():
+        moved = (weight - base[name]).abs().max()
+        assert (weight - two[name]).abs().max() <= 1e-3 * moved
+        assert (moved == 0) == (".layers.0." in name)
+
+
+def test_every_promise_is_kept_by_two_processes_on_copies_and_on_parts(tmp_path: Path) -> None:
+    ran(*TORCHRUN, "-m", "tests.two_ranks", tmp_path)
