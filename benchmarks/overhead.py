@@ -22,6 +22,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -93,9 +94,6 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         self._last = time.perf_counter()
 
-    def on_substep_end(self, *_: Any, **__: Any) -> None:
-        pass
-
     def on_step_end(self, *_: Any, **__: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -137,7 +135,7 @@ def turn(rules: Callable[[], list[Rule]] | None, batch: int, steps: int) -> dict
     start = reset_peak()
     trainer.train()
     peak = memory("VmHWM") - start
-    digest = float(sum(p.double().sum() for p in trained.parameters()))
+    digest = float(sum(p.detach().double().sum() for p in trained.parameters()))
     del trainer, trained
     gc.collect()
     return {"times": clock.times[1:], "peak": peak, "digest": digest}
@@ -146,10 +144,8 @@ def turn(rules: Callable[[], list[Rule]] | None, batch: int, steps: int) -> dict
 def reset_peak() -> int:
     """Forget the highest resident size so far; returns the present one, in bytes."""
     gc.collect()
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return memory("VmRSS")
 
 
@@ -212,10 +208,10 @@ def main() -> int:
 def save(lines: list[list[str]], verdict: str, command: str) -> None:
     head = ["tokens a step", "variant", "step time", "goal", "peak memory", "same weights"]
     about = (
-        "Step time and peak memory as multiples of `transformers.Trainer` on the same rows, a random Llama of 97 million "
-        'parameters, float32, fused AdamW. "governed" learns from as many tokens a step, replays as many again, asks the '
-        "base about those, and looks at its probe in its last step; Fisher information and base scores, made once before "
-        "the first step, are not in a step."
+        "Step time and peak memory as multiples of `transformers.Trainer` on the same rows, a random Llama of 97 "
+        "million parameters, float32, fused AdamW. The governed variant learns from as many tokens a step, replays as "
+        "many again, asks the base about those, and looks at its probe in its last step; Fisher information and base "
+        "scores, made once before the first step, are not in a step."
     )
     machine = {
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""Two processes: the example ends where one process ends, and rules keep their word on copies and on parts of tensors."""
+"""Two processes: the example ends where one process ends, and rules keep their word on parts of tensors too."""
 
 from __future__ import annotations
 
