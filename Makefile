@@ -16,10 +16,10 @@ demo: $(VENV)/.installed  ## the same budget of steps spent three ways, with a r
 	@$(BIN)/holdfast demo
 
 test: $(VENV)/.installed-dev  ## the fast tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2
 
 test-all: $(VENV)/.installed-dev  ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2
 
 check: $(VENV)/.installed-dev  ## style and types
 	@$(BIN)/ruff check .

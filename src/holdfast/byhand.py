@@ -26,7 +26,7 @@ def backward(run: Run, window: Window) -> float:
         loss = loss + run.penalty(batch, outputs)
         run.watch(loss)
         with run.uncast():
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 

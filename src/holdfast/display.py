@@ -14,8 +14,8 @@ from holdfast.evaluation.report.headline import change, nats
 
 def hush() -> None:
     """Keep transformers' own bars and remarks out of ours; its errors are raised all the same."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 class Display:

@@ -120,7 +120,7 @@ class _Wrapper(Rule):
         self.rule = rule
 
     @property
-    def strength(self) -> float | None:  # type: ignore[override]
+    def strength(self) -> float | None:
         return self.rule.strength
 
     @strength.setter

@@ -44,6 +44,7 @@ class Distill(Rule):
         logits = outputs.get("logits")
         if logits is None or (torch.is_grad_enabled() and not logits.requires_grad):
             raise Unsupported("distill needs the model's logits, which this trainer's fused loss does not give.")
+        assert self._base is not None
         rows = {k: v[old] for k, v in batch.items() if k != REPLAYED}
         real = rows["attention_mask"].bool() if "attention_mask" in rows else torch.ones_like(rows["input_ids"]).bool()
         divergence = token_kl(self._base(rows).logits[real], logits[old][real]).mean()

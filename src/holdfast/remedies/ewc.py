@@ -35,7 +35,8 @@ class EWC(Rule):
             raise BadInput(f"ewc: strength must not be negative, got {strength}.")
         if not source:
             raise BadInput("ewc: the source has no rows to measure importance on.")
-        self.source, self.strength, self.samples = source, float(strength), samples
+        self.source, self.samples = source, samples
+        self.strength: float = strength
         self.batch_size, self.pad_id = batch_size, pad_id
         self.importance: dict[str, Tensor] = {}
         self._base: Base | None = None

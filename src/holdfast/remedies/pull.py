@@ -44,7 +44,7 @@ def _pull_weights(after: Tensor, anchor: Tensor, weight: float, importance: Tens
         after.lerp_(anchor, weight / (1 + weight))
         return
     flat = (after.view(-1), anchor.reshape(-1), importance.reshape(-1))
-    for x, x0, f in zip(*(t.split(CHUNK) for t in flat), strict=True):
+    for x, x0, f in zip(*(torch.split(t, CHUNK) for t in flat), strict=True):
         way = f * weight
         x.lerp_(x0, way.div_(way + 1))
 
@@ -71,8 +71,10 @@ def _correction(x: Tensor, y: Tensor, x0: Tensor, y0: Tensor, weight: float, imp
     eye = torch.eye(rank, dtype=x.dtype, device=x.device)
     if importance is None:
         gradient = x @ (y @ y.T) - x0 @ (y0 @ y.T)
-        return torch.linalg.solve(eye + weight * (y @ y.T), weight * gradient, left=False)
+        even: Tensor = torch.linalg.solve(eye + weight * (y @ y.T), weight * gradient, left=False)
+        return even
     gradient = ((x @ y - x0 @ y0) * importance) @ y.T
     pairs = (y[:, None, :] * y[None, :, :]).reshape(rank * rank, -1)
     curvature = (importance @ pairs.T).view(-1, rank, rank)
-    return torch.linalg.solve(eye + weight * curvature, weight * gradient)
+    weighed: Tensor = torch.linalg.solve(eye + weight * curvature, weight * gradient)
+    return weighed
