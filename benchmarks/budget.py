@@ -135,7 +135,7 @@ def train(job: Job) -> list[Job]:
         rules.append(
             Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING)
         )
-    settle = Settle({b: Governor(guards(rows, b, 256)) for b in job.get("budgets", [])})
+    settle = Settle({b: Governor(guards(rows, b, 192)) for b in job.get("budgets", [])})
     trainer = Trainer(
         model=model,
         args=settings(job["method"], job["seed"], job["steps"]),
@@ -158,11 +158,13 @@ def train(job: Job) -> list[Job]:
 def jobs(quick: bool, steps: int) -> Iterator[Job]:
     kinds = ("full",) if quick else ("full", "lora")
     seeds, budgets = (range(1), (0.02,)) if quick else (range(5), BUDGETS)
-    shared = [{"method": m, "seed": seed, "steps": steps} for seed in seeds for m in kinds if m == "full" or seed < 3]
-    yield from ({"kind": "plain", "budgets": list(budgets), **run} for run in shared)
-    yield from ({"kind": "governed", "budget": budget, **run} for budget in budgets for run in shared)
     grid = [(0.25, 8.0), (0.5, 8.0), (0.5, 16.0)] if quick else GRID
+    shared = [{"method": m, "seed": seed, "steps": steps} for m in kinds for seed in seeds if m == "full" or seed < 3]
+    for run in shared:
+        yield {"kind": "plain", "budgets": list(budgets), **run}
+        yield {"kind": "governed", "budget": budgets[0], **run}
     yield from ({"kind": "fixed", "fixed": setting, **shared[0]} for setting in grid)
+    yield from ({"kind": "governed", "budget": budget, **run} for budget in budgets[1:] for run in shared)
 
 
 def holds(row: Job, budget: float) -> bool:

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 examples/two_processes.py --shard    # each holds a part of every tensor (FSDP2)
     python examples/two_processes.py                                 # one process, the same batches: the same weights
 
-`accelerate launch --num-processes 2 --cpu` instead of `torchrun` does the same. The weights that are left go to
-`OUTPUT/weights.safetensors`, the journal to `OUTPUT/journal.jsonl`.
+On GPUs `accelerate launch --num-processes 2` does the same as `torchrun`; on a CPU it starts one process only. The
+weights that are left go to `OUTPUT/weights.safetensors`, the journal to `OUTPUT/journal.jsonl`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shard", action="store_true", help="split every tensor over the processes (FSDP2)")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--save-steps", type=int, default=0, help="write a checkpoint every so many steps")
+    parser.add_argument("--save-steps", type=int, default=0, help="write a checkpoint every so many steps (DDP only)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint")
     parser.add_argument("--output", type=Path, default=Path("runs/two_processes"))
     options = parser.parse_args()
@@ -92,6 +92,7 @@ def write(trainer: Any, output: Path) -> None:
         save_file({n: p.detach().cpu().clone() for n, p in whole.items()}, output / "weights.safetensors")
         lines = (json.dumps(line) for line in trainer.run.journal)
         (output / "journal.jsonl").write_text("\n".join(lines), "utf8")
+        print(f"trained by {trainer.args.world_size} processes: {output}")
 
 
 if __name__ == "__main__":

@@ -75,12 +75,12 @@ class Watcher:
         bars = self.display.bars
         bars.update(self.task, description=self.name, completed=step, total=of, figures=self._line())
         if bars.disable and step % max(1, of // 5) == 0:
-            self.display.console.print(f"{self.name}: step {step} of {of}  {self._line()}")
+            self.display.console.print(f"{self.name}: step {step} of {of}  {self._line()}", soft_wrap=True)
 
     def _show(self, stage: str) -> None:
         self.display.bars.update(self.task, description=f"{self.name}: {stage}", figures=self._line())
         if self.display.bars.disable:
-            self.display.console.print(f"{self.name}: {stage}")
+            self.display.console.print(f"{self.name}: {stage}", soft_wrap=True)
 
     def _line(self) -> str:
         return "  ".join(f"{what} {figure}" for what, figure in self.figures.items())
