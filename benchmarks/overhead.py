@@ -8,8 +8,8 @@ A random Llama of 97 million parameters, float32, fused AdamW, 512 and 4,096 new
 process and take turns step by step, so that whatever else the machine does meets all of them; a figure is the median
 over steps of the ratio to transformers.Trainer's own step in the same round. A step is timed from asking for its
 batch to asking for the next one; the first, on a few tokens, is left out (allocation). The governed run is given per
-new token, and what goes into replay, teacher and probes stands apart. Peak memory is measured in a process of its own for each:
-the highest resident size (allocated memory, on CUDA) above that before the model was built.
+new token, and what goes into replay, teacher and probes stands apart. Peak memory is measured in a process of its own
+for each: the highest resident size (allocated memory, on CUDA) above that before the model was built.
 Exits 1 when (a) no rules cost more than 1.02 times the original or give other weights, or when (b) frozen + ewc + l2sp
 cost more than 1.05 times at 4,096 tokens or 1.15 times at 512.
 """
@@ -295,7 +295,7 @@ def save(lines: list[list[str]], verdict: str, command: str) -> None:
     about = (
         "Step time and peak memory as multiples of `transformers.Trainer` on the same rows, a random Llama of 97 "
         "million parameters, float32, fused AdamW; all variants take turns step by step in one process. The governed "
-        "run is given per new token. Fisher information and base scores, made once before the first step, are in no step."
+        "run is given per new token. Fisher information and base scores, made once before the first step, are in none."
     )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "not measured"
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__, "gpu": gpu}

@@ -59,6 +59,20 @@ def selfmade(found: Found) -> str:
     )
 
 
+def fisher(found: Found) -> str:
+    rows = [
+        [model, way, f"{r['error']:.1e}" if "error" in r else "", f"{r['mass']:.3f}" if "mass" in r else "",
+         f"{r['training_passes']:.2f}", f"{r['peak_mib']:.0f} MiB" if "peak_mib" in r else ""]
+        for model, ways in found["devices"]["cpu"].items() for way, r in ways.items()
+    ]  # fmt: skip
+    head = ["model", "way", "largest relative error", "mass", "training passes", "peak memory"]
+    return (
+        "The diagonal empirical Fisher information from per-example gradients, against a loop over single sequences. "
+        "Time is processor time, in training passes (forward and backward) over the same rows.\n\n"
+        f"{table(head, rows)}\n\n{found['verdict']}. GPU: {found['devices']['cuda']}."
+    )
+
+
 def generic(found: Found) -> str:
     """A table of rows that are already words and numbers."""
     head, rows = found["table"]["head"], found["table"]["rows"]
@@ -69,7 +83,7 @@ SECTIONS = {
     "budget": ("Keeping a budget, and using it up", budget),
     "selfmade": ("A self-made probe flatters", selfmade),
     "overhead": ("What the rules cost", generic),
-    "fisher": ("Fisher information: exact, and how fast", generic),
+    "fisher": ("Fisher information: exact, and how fast", fisher),
 }
 
 
@@ -83,7 +97,8 @@ def page() -> str:
         found = json.loads(file.read_text("utf-8"))
         machine = found["machine"] if isinstance(found["machine"], dict) else {"machine": found["machine"]}
         where = ", ".join(f"{k} {v}" for k, v in machine.items())
-        parts.append(f"## {title}\n\n{render(found)}\n\n`{found['command']}`, {found['date']}: {where}.")
+        command = found.get("command", f"python benchmarks/{name}.py" + (" --quick" if found.get("quick") else ""))
+        parts.append(f"## {title}\n\n{render(found)}\n\n`{command}`, {found['date']}: {where}.")
     return "\n\n".join(parts) + "\n"
 
 
