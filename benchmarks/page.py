@@ -39,7 +39,8 @@ def budget(found: Found) -> str:
     plain = [r["gain"] for r in found["runs"] if r["kind"] == "plain"]
     return (
         "The embedded base learns Shakespeare and keeps two texts: what it makes up, and real stories. Shares are of "
-        f"the gain of plain fine-tuning with the same {found['steps']} steps ({min(plain):.2f} to {max(plain):.2f} nats per token).\n"
+        f"the gain of plain fine-tuning with the same {found['steps']} steps "
+        f"({min(plain):.2f} to {max(plain):.2f} nats per token).\n"
         "Only the budgets, methods and seeds in the table have been measured so far.\n"
         "(a) is that plain run walked back after training to the same budget; (b) the best of ten runs with fixed "
         "strengths, chosen with hindsight among those whose certificate holds: ten times the compute.\n"
