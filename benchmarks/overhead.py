@@ -24,8 +24,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,21 @@ LENGTH, VOCABULARY, LOOK = 512, 16000, 4
 THEIRS, PLAIN, ANCHORED, GOVERNED = "transformers.Trainer", "no rules", "frozen + ewc + l2sp", "governed"
 GOALS = {(PLAIN, 512): 1.02, (PLAIN, 4096): 1.02, (ANCHORED, 512): 1.15, (ANCHORED, 4096): 1.05}
 HEAD = ("new tokens a step", "variant", "step time", "goal", "peak memory", "same weights")
+EVERY = (THEIRS, PLAIN, ANCHORED, GOVERNED)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """New tokens a step, how many steps, which variants, and of which of them the memory is measured."""
+
+    tokens: int
+    steps: int
+    names: Sequence[str]
+    weighed: Sequence[str]
+
+
+QUICK = (Stage(512, 5, EVERY, (THEIRS, PLAIN, ANCHORED)), Stage(4096, 2, (THEIRS, ANCHORED), ()))
+FULL = (Stage(512, 30, EVERY, EVERY), Stage(4096, 10, EVERY, EVERY))
 SMALL = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4}
 LARGE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
 
@@ -70,7 +86,7 @@ class Looking(Governor):
     """The governor, with the seconds that its looks and its settling take."""
 
     def __init__(self, every: int):
-        super().__init__([Guard("old", rows(16, 2), 10_000, 1.0)], every=every, look=LOOK)
+        super().__init__([Guard("old", rows(LOOK, 2), 10_000, 1.0)], every=every, look=LOOK)
         self.looks: list[float] = []
 
     def after(self, run: Run) -> None:
@@ -81,7 +97,7 @@ class Looking(Governor):
 
 
 def ruled(name: str, every: int) -> list[Rule]:
-    """The rules of a variant, each of which a rule of its own reads old rows from."""
+    """The rules of a variant; the governor looks once, in the last step."""
     if name == ANCHORED:
         return [Frozen("norm"), EWC(rows(2, 1), 100.0, batch_size=2), L2SP(10.0)]
     if name == GOVERNED:
@@ -217,16 +233,16 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def compared(
-    hosts: dict[str, Any], tokens: int, memory: Callable[[str], int] | None
-) -> tuple[list[list[str]], list[str]]:
+def compared(stage: Stage, size: dict[str, int], small: bool) -> tuple[list[list[str]], list[str]]:
     """Rows of the table, and what misses its goal."""
-    lines, missed = [], []
-    peaks = {name: memory(name) for name in hosts} if memory else {}
+    lines, missed, tokens = [], [], stage.tokens
+    hosts = raced(stage.names, size, tokens, stage.steps)
+    plain = hosts[THEIRS].times[1:]
+    peaks = {name: peak(name, tokens, small) for name in stage.weighed}
     for name, host in hosts.items():
-        ratio = median(t / o for t, o in zip(host.times[1:], hosts[THEIRS].times[1:], strict=True))
+        ratio = median(t / o for t, o in zip(host.times[1:], plain, strict=True))
         equal, goal = same(host.model, hosts[THEIRS].model), GOALS.get((name, tokens))
-        share = f"{peaks[name] / peaks[THEIRS]:.2f}x" if peaks else ""
+        share = f"{peaks[name] / peaks[THEIRS]:.2f}x" if name in peaks else ""
         aim = "" if goal is None else f"{goal:.2f}x"
         lines.append([f"{tokens:,}", name, f"{ratio:.3f}x", aim, share, "yes" if equal else "no"])
         if goal is not None and ratio > goal:
@@ -234,7 +250,7 @@ def compared(
         if name == PLAIN and not equal:
             missed.append(f"{name} at {tokens:,} tokens leave other weights than {THEIRS}")
         if name == GOVERNED:
-            lines += apart(host, median(hosts[THEIRS].times[1:]), tokens, ratio)
+            lines += apart(host, median(plain), tokens, ratio)
     return lines, missed
 
 
@@ -246,19 +262,6 @@ def apart(host: Any, plain: float, tokens: int, ratio: float) -> list[list[str]]
         [f"{tokens:,}", "  as many replayed rows, teacher, distillation, average", f"{ratio - 1:.3f}x", "", "", ""],
         [f"{tokens:,}", f"  each look at {LOOK} rows of the probe", f"{look:.3f}x", "", "", ""],
     ]
-
-
-def measured(
-    plan: Sequence[tuple[int, int, Sequence[str]]], size: dict[str, int], memory: bool, small: bool
-) -> tuple[list[list[str]], list[str]]:
-    lines: list[list[str]] = []
-    missed: list[str] = []
-    for tokens, steps, names in plan:
-        found = compared(
-            raced(names, size, tokens, steps), tokens, partial(peak, tokens=tokens, small=small) if memory else None
-        )
-        lines, missed, memory = lines + found[0], missed + found[1], False
-    return lines, missed
 
 
 def main() -> int:
@@ -273,11 +276,8 @@ def main() -> int:
     if options.memory:
         print(grown(options.memory, size, options.tokens))
         return 0
-    every = (THEIRS, PLAIN, ANCHORED, GOVERNED)
-    quick = ((512, 6, every), (4096, 2, (THEIRS, ANCHORED)))
-    lines, missed = measured(
-        quick if options.quick or options.small else ((512, 30, every), (4096, 10, every)), size, True, options.small
-    )
+    found = [compared(s, size, options.small) for s in (QUICK if options.quick or options.small else FULL)]
+    lines, missed = [line for part, _ in found for line in part], [text for _, part in found for text in part]
     shown = Table(title="A step beside transformers.Trainer, float32, fused AdamW")
     for i, column in enumerate(HEAD):
         shown.add_column(column, justify="left" if i == 1 else "right")

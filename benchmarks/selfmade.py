@@ -62,7 +62,7 @@ def train(job: tuple[str, int, int]) -> dict[str, Any]:
     ]
     replayed, control = ([half for row in part for half in halves(row)] for part in drawn)
     set_seed(seed)
-    guard = Guard("self", control, len(rows.guarded["self"].audit.rows), budget)
+    guard = Guard("self", control, rows.guarded["self"].audit.documents, budget)
     governor = Governor([guard], every=max(5, steps // 15), look=LOOK, overshoot=DECAYING)
     model = load_base("tiny").model
     trainer = Trainer(

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from holdfast import tiny
 from holdfast._errors import BadInput
 from holdfast.base import Base, load_base, load_config, load_tokenizer
+from holdfast.data.formats import Text, read
 from tests.models import ARCHITECTURES, build, inputs
 
 # A T5 config always ties, so a head parted by hand is not saved.
@@ -249,7 +250,8 @@ def test_embedded_texts() -> None:
     speeches = {name: set(play.strip().split("\n\n")) for name, play in plays.items()}
     shared = speeches["train"] & speeches["evaluation"]
     assert max(map(len, shared), default=0) < 10, shared
-    stories = (tiny.TEXTS["tiny/stories"] / "tinystories_sample.txt").read_text("utf-8")
-    assert 30_000 < len(stories.split()) < 45_000
+    stories = [record.text for record in read("tiny/stories") if isinstance(record, Text)]
+    assert len(stories) == 195 and 30_000 < len(" ".join(stories).split()) < 45_000
+    assert all(story.isascii() and "\n\n" not in story for story in stories)
     assert "CDLA-Sharing-1.0" in (tiny.TEXTS["tiny/stories"] / "LICENCE").read_text("utf-8")
     assert "MIT License" in (tiny.MODEL / "LICENCE").read_text("utf-8")

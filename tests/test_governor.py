@@ -32,7 +32,7 @@ def text(file: str, count: int) -> list[Row]:
     return rows(read(path), TOKENIZER, length=48)[:count]
 
 
-OLD, NEW = text("tinystories_sample.txt", 64), text("train.txt", 64)
+OLD, NEW = text("tinystories_sample.jsonl", 64), text("train.txt", 64)
 
 
 def guard(budget: float = 0.1, audits: int = 10_000, count: int = 64) -> Guard:
@@ -163,5 +163,5 @@ def test_a_budget_that_the_probes_cannot_resolve_is_refused_with_the_number_that
     model = fresh("full")
     short = guard(0.001, 4, 4)
     run = Run(model, torch.optim.AdamW(model.parameters()), [Governor([short])])
-    with pytest.raises(BadInput, match=r"about [\d,]+ rows"):
+    with pytest.raises(BadInput, match=r"about [\d,]+ of each"):
         run.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from holdfast._errors import BadInput, TrainingStopped, Unsupported
 from holdfast.budget import Guard
 from holdfast.governor import Governor
+from holdfast.params.inventory import Param
+from holdfast.params.select import parse
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
-from holdfast.rule import Batch, Kind, Move, Rule
+from holdfast.rule import Batch, Every, Kind, Move, Rule, Within
 from holdfast.run import Run, attach
 from holdfast.strategies.frozen import Frozen
 from tests.models import build
@@ -144,6 +147,63 @@ def test_learning_rates_are_those_of_each_step_and_each_group() -> None:
     first, second = ({k: v for r in part for k, v in r.items()} for part in (watch.rates[:count], watch.rates[count:]))
     assert first[EMBEDDING] == second[EMBEDDING] == 0.5
     assert first[LAST] == 0.25 and second[LAST] == 0.125
+
+
+class Slower(Rule):
+    """Learning rates halved for each layer that a parameter lies below the third."""
+
+    def rate(self, run: Run, param: Param, learning_rate: float) -> float:
+        return learning_rate * 0.5 ** (2 - (param.layer if param.layer is not None else 2))
+
+
+def groups_by_layer(model: nn.Module, optimizer: type[torch.optim.Optimizer], **options: Any) -> torch.optim.Optimizer:
+    """What a user without rules would write."""
+    parts: dict[int, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        parts.setdefault(int(name.split(".")[2]) if ".layers." in name else 2, []).append(p)
+    return optimizer([{"params": ps, "lr": 0.02 * 0.5 ** (2 - layer)} for layer, ps in parts.items()], **options)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.SGD, partial(torch.optim.AdamW, weight_decay=0.1), partial(torch.optim.AdamW, fused=True)]
+)
+def test_rates_of_rules_are_those_of_groups_made_by_hand(optimizer: Any) -> None:
+    ruled, grouped = build("llama"), build("llama")
+    grouped.load_state_dict(ruled.state_dict())
+    ours = optimizer(ruled.parameters(), lr=0.02)
+    options = ours.param_groups[0]
+    with attach([Slower()], ruled, ours) as run:
+        theirs = groups_by_layer(grouped, optimizer)
+        for batch in batches(3):
+            run.advance(batch)
+            grouped(**batch).loss.backward()
+            theirs.step()
+            theirs.zero_grad()
+            assert ours.param_groups == [options] and options["lr"] == 0.02
+    assert same(dict(ruled.named_parameters()), dict(grouped.named_parameters()))
+
+
+def test_rates_chain_in_list_order_stay_within_a_selection_and_reach_the_pulls() -> None:
+    watch = Watch()
+    run = started("llama", [Slower(), Within(parse("layers(0:1)"), Slower()), Every(2, Slower()), watch])
+    plain = run.optimizer.param_groups[0]["lr"]
+    for batch in batches(2):
+        run.advance(batch)
+    first, second = watch.rates[: len(run.tensors)], watch.rates[len(run.tensors) :]
+    lowest = next(n for n, p in run.params.items() if p.layer == 0)
+    found = [{k: v / plain for r in part for k, v in r.items()}[lowest] for part in (first, second)]
+    assert found == [0.25**2, 0.25**3]
+    assert {k: v / plain for r in first for k, v in r.items()}[LAST] == 1
+
+
+def test_groups_are_whole_again_after_a_step_that_failed() -> None:
+    run = started("llama", [Slower()])
+    groups = run.optimizer.param_groups
+    run.watch(torch.tensor(float("nan")))
+    with pytest.raises(TrainingStopped):
+        run.advance(batches(1)[0])
+    run.end()
+    assert run.optimizer.param_groups == groups
 
 
 def test_what_gets_no_gradient_is_not_asked_about() -> None:

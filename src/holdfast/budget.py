@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from scipy.stats import norm
 
 from holdfast._errors import BadInput
-from holdfast.data.rows import Row, learnt
+from holdfast.data.rows import Row, documents, learnt
 
 SCATTER = 5.0
 """Variance over rows, times tokens per row, of the rise, in multiples of the rise; 2.4 to 4.9 was measured."""
@@ -19,7 +20,8 @@ SCATTER = 5.0
 class Guard:
     """A text that must be kept: `budget` is the allowed rise of its perplexity (0.02: 2 %).
 
-    `control` steers the run; `audits` is the number of rows of the audit probe that will judge it.
+    `control` steers the run; `audits` is the number of documents of the audit probe that will judge it. Rows that do
+    not say which document they are of count as one each.
     """
 
     name: str
@@ -30,8 +32,15 @@ class Guard:
     def __post_init__(self) -> None:
         if not self.budget > 0:
             raise BadInput(f"The budget of {self.name} must be above 0, not {self.budget}; 0.02 allows a rise of 2 %.")
-        if len(self.control) < 2 or self.audits < 2:
-            raise BadInput(f"{self.name} is too short to be guarded: it needs at least two control and two audit rows.")
+        if self.controls < 2 or self.audits < 2:
+            raise BadInput(
+                f"{self.name} is too short to be guarded: it needs at least two control and two audit documents."
+            )
+
+    @cached_property
+    def controls(self) -> int:
+        """The number of documents of the control probe."""
+        return len(set(documents(self.control)))
 
     @property
     def limit(self) -> float:
@@ -39,30 +48,41 @@ class Guard:
         return math.log1p(self.budget)
 
     def refuse(self, confidence: float) -> None:
-        """Raise BadInput, with the number of rows that would do, for a budget that these probes cannot resolve.
+        """Raise BadInput, with the number of documents that would do, for a budget that these probes cannot resolve.
 
         For weights whose divergence from the base is d nats per token, the log-ratio of the two models has a variance
-        of about 2 d per token, and of `SCATTER` d over rows of text; that gives the spread before anything is trained.
+        of about 2 d per token, and of `SCATTER` d over documents; that gives the spread before anything is trained.
         """
-        tokens = sum(learnt(row) for row in self.control) / len(self.control)
+        tokens = sum(learnt(row) for row in self.control) / self.controls
         spread = math.sqrt(SCATTER * self.limit / tokens)
-        if self.aim(spread, len(self.control), confidence) > 0:
+        if self.aim(spread, self.controls, confidence) > 0:
             return
         width = norm.ppf(0.95) + norm.ppf(confidence) * math.sqrt(2)
         need = math.ceil((width * spread / self.limit) ** 2)
         raise BadInput(
-            f"A budget of {self.budget:.2%} on {self.name} cannot be told from chance with {len(self.control)} "
-            f"control and {self.audits} audit rows of {tokens:.0f} tokens; about {need:,} rows of each would do. "
+            f"A budget of {self.budget:.2%} on {self.name} cannot be told from chance with {self.controls} "
+            f"control and {self.audits} audit documents of {tokens:.0f} tokens; about {need:,} of each would do. "
             "Give it more text, or a larger budget."
         )
 
     def aim(self, spread: float, looked: int, confidence: float, level: float = 0.95) -> float:
-        """The highest mean rise, in nats, on `looked` rows that lets the certificate hold with this confidence.
+        """The highest mean rise, in nats, on `looked` documents that lets the certificate hold with this confidence.
 
         The certificate adds its own one-sided bound to the audit's mean, and that mean differs from the control's by
         chance: limit - z(level) se_audit - z(confidence) sqrt(se_looked² + se_audit²). `spread` is the standard
-        deviation of the rise between rows.
+        deviation of the rise between documents.
         """
         audit = spread / math.sqrt(self.audits)
         chance = math.hypot(audit, spread / math.sqrt(looked))
         return float(self.limit - norm.ppf(level) * audit - norm.ppf(confidence) * chance)
+
+    def stretch(self, rise: float, spread: float, looked: int, confidence: float) -> float:
+        """How many times the way from the base may grow (or, below 1, must shrink) until the rise meets its aim.
+
+        Along that line the rise grows about with the square of the way, and the spread with the way itself.
+        """
+        if not math.isfinite(rise):
+            return 0.0
+        margin, rise = self.limit - self.aim(spread, looked, confidence), max(rise, 0.0)
+        root = margin + math.sqrt(margin**2 + 4 * rise * self.limit)
+        return 2 * self.limit / root if root else math.inf

@@ -133,13 +133,13 @@ class Governor(Rule):
         if not all(math.isfinite(r.mean) for r in rises.values()):
             return
         tunable = [rule for rule in run.rules if rule.strength]
-        if self._used(rises) <= 1:
+        if self._stretch(rises) >= 1:
             self._admitted, self._futile = {n: t.clone() for n, t in self._average.items()}, 0
             self._say(run, "admitted")
         elif not tunable:
             self._walk_back(run)
         if tunable and run.step > self.every:
-            self._steer(run, tunable, self._used(rises, steering=True) / self._allowance(run))
+            self._steer(run, tunable, self._used(rises) / self._allowance(run))
         self._counted = 0
 
     def _steer(self, run: Run, tunable: list[Rule], used: float) -> None:
@@ -189,18 +189,16 @@ class Governor(Rule):
     def _largest(self, run: Run, start: Values, end: Values, rows: int | None, reach: float = 1.0) -> float:
         """The largest fraction of the way from `start` to `end`, up to `reach`, that few looks find inside the budget.
 
-        The rise grows about with the square of the way, which gives the next guess; a bracket keeps it honest.
+        Each look says how far the way may stretch; a bracket keeps that honest.
         """
-        low, high, fraction = 0.0, reach, 1.0
+        low, high, fraction = 0.0, math.inf, 1.0
         for _ in range(GUESSES):
-            used = self._used(self._measure(run, self._between(run, start, end, fraction), rows))
-            low, high = (fraction, high) if used <= 1 else (low, fraction)
-            if low >= high or 0.97 <= used <= 1:
+            stretch = self._stretch(self._measure(run, self._between(run, start, end, fraction), rows))
+            low, high = (fraction, high) if stretch >= 1 else (low, fraction)
+            if 1 <= stretch < 1.02 or low == reach:
                 break
-            guess = fraction * math.sqrt(0.985 / used) if 0 < used < math.inf else (reach if used <= 0 else 0.0)
-            fraction = reach if low == fraction and guess >= reach else guess
-            if (not low < fraction < high and fraction != reach) or fraction == low:
-                fraction = (low + high) / 2
+            guess = min(0.99 * stretch * fraction, reach)
+            fraction = guess if low < guess < high else (low + min(high, reach)) / 2
         return low
 
     def _between(self, run: Run, start: Values, end: Values, fraction: float) -> Values:
@@ -220,20 +218,22 @@ class Governor(Rule):
         before = SequenceLosses(before.total[:rows], before.tokens[:rows])
         return paired(before, self._losses(run, guard.control[:rows]), resamples=200)
 
-    def _used(self, rises: Mapping[str, Interval], steering: bool = False) -> float:
-        """The worst share of its aim that a guarded text has used; a rise that is not finite counts as infinite.
+    def _stretch(self, rises: Mapping[str, Interval]) -> float:
+        """How many times the way from the base may grow before a guarded text meets its aim; below 1 it is too long."""
+        found = ((guard, rises[guard.name]) for guard in self.guards)
+        return min(guard.stretch(r.mean, r.spread, r.n, self.confidence) for guard, r in found)
 
-        To steer, the aim is that of the end: all control rows, and the spread that the rise will have at the limit
-        (its square grows with the rise).
+    def _used(self, rises: Mapping[str, Interval]) -> float:
+        """The worst share that a guarded text has used of its aim at the end of the run.
+
+        There all control rows are looked at, and the spread is that of a rise at the limit (its square grows with it).
         """
         shares = []
         for guard in self.guards:
-            rise, looked, spread, least = rises[guard.name], rises[guard.name].n, rises[guard.name].spread, 1e-3
-            if steering:
-                looked, least = len(guard.control), 0.25
-                spread *= math.sqrt(min(1.0, guard.limit / max(rise.mean, guard.limit)))
-            aim = max(guard.aim(spread, looked, self.confidence), least * guard.limit)
-            shares.append(rise.mean / aim if math.isfinite(rise.mean) else math.inf)
+            rise = rises[guard.name]
+            spread = rise.spread * math.sqrt(min(1.0, guard.limit / max(rise.mean, guard.limit)))
+            aim = max(guard.aim(spread, guard.controls, self.confidence), 0.25 * guard.limit)
+            shares.append(rise.mean / aim)
         return max(shares)
 
     @torch.no_grad()

@@ -1,15 +1,16 @@
-"""What may move in one optimiser step, and how far: whole tensors are held, the movement of the others is edited."""
+"""What may move in one optimiser step, how fast and how far: tensors are held, rates are set, movements are edited."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from holdfast.params.inventory import Param
 from holdfast.params.weights import Values, copied, local
 from holdfast.rule import Move, Rule
 
@@ -20,24 +21,33 @@ logger = logging.getLogger(__name__)
 
 
 class Movement:
-    """Hangs on an optimiser: before its step what is held loses its gradient, after it the rules are asked to edit."""
+    """Hangs on an optimiser: before its step what is held loses its gradient and the rules set learning rates; after
+    it the rules are asked to edit.
+
+    Where rules want several rates inside one parameter group, the optimiser sees the group split for the length of
+    this step, so that no copy is needed and any optimiser will do.
+    """
 
     def __init__(self, run: Run, optimizer: Optimizer, tensors: Mapping[str, nn.Parameter], *, shared: bool):
         self._run, self._optimizer, self._tensors, self._shared = run, optimizer, tensors, shared
         self._flags = {n: p.requires_grad for n, p in tensors.items()}
         self._before: Values = {}
+        self._groups: list[tuple[dict[str, Any], dict[str, Any]]] | None = None
+        self._rates: dict[int, float] = {}
         self._handles: list[Any] = []
         self.held: frozenset[str] = frozenset()
 
-    def hang(self, asked: Callable[[], Sequence[Rule]], check: Callable[[], None]) -> None:
-        """Ask the rules that `asked` gives at each step, after `check` let it pass."""
+    def hang(self, asked: Callable[[str], Sequence[Rule]], check: Callable[[], None]) -> None:
+        """Ask the rules that `asked` gives for a hook at each step, after `check` let it pass."""
 
         def before(*_: Any) -> None:
             check()
-            self._remember(asked())
+            self._remember(asked("update"))
+            self._set_rates(asked("rate"))
 
         def after(*_: Any) -> None:
-            self._edit(asked())
+            self._join()
+            self._edit(asked("update"))
 
         self._handles = [self._optimizer.register_step_pre_hook(before), self._optimizer.register_step_post_hook(after)]
 
@@ -45,6 +55,7 @@ class Movement:
         """Leave optimiser and parameters as they were found."""
         for handle in self._handles:
             handle.remove()
+        self._join()
         self.hold(frozenset())
         for name, flag in self._flags.items():
             self._tensors[name].requires_grad_(flag)
@@ -78,15 +89,50 @@ class Movement:
         moving = {n: p for n, p in self._tensors.items() if p.grad is not None}
         self._before = copied({n: p for n, p in moving.items() if any(r.wants(self._run.params[n]) for r in looking)})
 
+    def _set_rates(self, asked: Sequence[Rule]) -> None:
+        """Give the optimiser, for one step, groups in which each parameter has the learning rate that the rules say."""
+        self._join()
+        groups = self._optimizer.param_groups
+        self._rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
+        if not asked:
+            return
+        for name, tensor in self._tensors.items():
+            if tensor.grad is not None and id(tensor) in self._rates:
+                self._rates[id(tensor)] = self._rate(asked, self._run.params[name], self._rates[id(tensor)])
+        split = [list(self._split(group)) for group in groups]
+        self._groups = list(zip(groups, [parts[0] for parts in split], strict=True))
+        self._optimizer.param_groups = [part for parts in split for part in parts]
+
+    def _rate(self, asked: Sequence[Rule], param: Param, rate: float) -> float:
+        for rule in asked:
+            if rule.wants(param):
+                rate = rule.rate(self._run, param, rate)
+        return rate
+
+    def _split(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One group for each rate, with the options of the whole."""
+        parts: dict[float, list[nn.Parameter]] = {}
+        for p in group["params"]:
+            parts.setdefault(self._rates[id(p)], []).append(p)
+        for rate, params in parts.items():
+            lr = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else rate
+            yield {**group, "params": params, "lr": lr}
+
+    def _join(self) -> None:
+        """Whole groups again, with what the optimiser noted in them."""
+        if self._groups is not None:
+            for group, part in self._groups:
+                group.update({k: v for k, v in part.items() if k not in ("params", "lr")})
+            self._optimizer.param_groups, self._groups = [group for group, _ in self._groups], None
+
     @torch.no_grad()
     def _edit(self, asked: Sequence[Rule]) -> None:
         if asked:
             ordered = sorted(asked, key=lambda r: r.kind)
-            rates = {id(p): float(group["lr"]) for group in self._optimizer.param_groups for p in group["params"]}
             with self._run.uncast():
                 for name, tensor in self._tensors.items():
-                    if tensor.grad is not None and id(tensor) in rates:
-                        self._ask(ordered, name, rates[id(tensor)])
+                    if tensor.grad is not None and id(tensor) in self._rates:
+                        self._ask(ordered, name, self._rates[id(tensor)])
         self._before = {}
         torch.clear_autocast_cache()
 

@@ -24,7 +24,7 @@ State = Mapping[str, Any]
 REPLAYED = "replayed"
 """Key of a batch that says per row (bool [rows]) whether it is replayed; hosts take it out before the model sees it."""
 
-HOOKS = ("batch", "penalty", "holds", "update", "after")
+HOOKS = ("batch", "penalty", "holds", "rate", "update", "after")
 
 
 class Kind(IntEnum):
@@ -80,6 +80,10 @@ class Rule:
         """Paths of whole tensors that must not move in this step; they get no gradient at all."""
         return frozenset()
 
+    def rate(self, run: Run, param: Param, learning_rate: float) -> float:
+        """How fast: the learning rate of this parameter in this step, given the scheduler's and earlier rules' one."""
+        return learning_rate
+
     def update(self, run: Run, move: Move) -> None:
         """What may move, and how far: edit `move.after` in place."""
 
@@ -101,7 +105,7 @@ class Rule:
         """On resume instead of `begin`, with what both gave; on rollback with `prepared` None."""
 
     def wants(self, param: Param) -> bool:
-        """Whether `update` is to be asked about this parameter."""
+        """Whether `rate` and `update` are to be asked about this parameter."""
         return True
 
     def hooks(self) -> frozenset[str]:
@@ -152,6 +156,9 @@ class _Wrapper(Rule):
 
     def holds(self, run: Run) -> frozenset[str]:
         return self.rule.holds(run) if self._open(run.step + 1) else frozenset()
+
+    def rate(self, run: Run, param: Param, learning_rate: float) -> float:
+        return self.rule.rate(run, param, learning_rate) if self._open(run.step + 1) else learning_rate
 
     def update(self, run: Run, move: Move) -> None:
         if self._open(run.step + 1):

@@ -26,7 +26,8 @@ class Run:
     """All that a rule may see of a training run, and the pipeline that asks the rules.
 
     `step` counts completed optimiser steps; `params` maps the path of each trainable parameter to its `Param`;
-    `stopped` says why the run was asked to stop, or is None; `penalties` holds the last penalty of each rule.
+    `stopped` says why the run was asked to stop, or is None; `penalties` holds the last penalty of each rule; `loss` is
+    that of the step just done, penalties included (a scalar on the device; None after a step from ready gradients).
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Run:
         self.stopped: str | None = None
         self.journal: list[dict[str, Any]] = []
         self.penalties: dict[str, Tensor] = {}
+        self.loss: Tensor | None = None
         self._sinks = list(sinks)
         self.tensors = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.params = {p.path: p for p in inventory(model) if p.path in self.tensors}
@@ -54,6 +56,7 @@ class Run:
         self._movement = Movement(self, optimizer, self.tensors, shared=self._wrapped)
         self._micro_batches = 1
         self._finite: Tensor | None = None
+        self._watched: Tensor | None = None
         self._open = False
         self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
 
@@ -136,7 +139,7 @@ class Run:
         """Hang on the optimiser and let each rule begin; with `prepared` and `state`, go on where a run stopped."""
         self._refuse()
         self._open = True
-        self._movement.hang(lambda: self._active("update"), self._check)
+        self._movement.hang(self._active, self._check)
         if prepared is not None and state is not None:
             self._resume(prepared, state)
         else:
@@ -178,13 +181,15 @@ class Run:
         return bool(self._active("penalty"))
 
     def watch(self, loss: Tensor) -> None:
-        """Note a loss; the step is refused when one was not finite."""
+        """Note a micro-batch's part of the loss; the step is refused when one was not finite."""
         finite = torch.isfinite(loss.detach()).all()
+        self._watched = loss.detach() if self._watched is None else self._watched + loss.detach()
         self._finite = finite if self._finite is None else self._finite & finite
 
     def after(self) -> None:
         """Count the step and let the rules look; call it after the scheduler's step."""
         self.step += 1
+        self.loss, self._watched = self._watched, None
         for rule in self._active("after"):
             rule.after(self)
 

@@ -95,10 +95,10 @@ class RulesMixin:
         with _overheard(model) as heard:
             result = parent(model, dict(plain), return_outputs, num_items_in_batch)
         loss = result[0] if return_outputs else result
+        divisor = self._divided_later(num_items_in_batch)
         if self.run.penalised:
-            penalty = self.run.penalty(inputs, _with_logits(model, plain, heard))
-            loss = loss + penalty * self._divided_later(num_items_in_batch)
-        self.run.watch(loss)
+            loss = loss + self.run.penalty(inputs, _with_logits(model, plain, heard)) * divisor
+        self.run.watch(loss / divisor)
         return (loss, result[1]) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

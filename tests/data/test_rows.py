@@ -19,6 +19,7 @@ from holdfast.data.rows import (
     collate,
     completion,
     digest,
+    documents,
     encode,
     length_sorted_batches,
     rows,
@@ -88,7 +89,8 @@ def test_windows_learn_each_token_once_and_see_overlap_before_it(n: int, length:
 def test_unpacked_texts_do_not_mix(tokenizer: Any) -> None:
     texts = [Text("A short one."), Text("Another, and this one is a good deal longer than the first one was.")]
     made = rows(texts, tokenizer, length=10, pack=False, overlap=3)
-    assert made == [row for text in texts for row in encode(text, tokenizer, length=10, overlap=3)[0]]
+    alone = [row for text in texts for row in encode(text, tokenizer, length=10, overlap=3)[0]]
+    assert [{k: row[k] for k in ("input_ids", "labels")} for row in made] == alone
     assert all(EOS not in row["input_ids"] and row["input_ids"].count(BOS) == 1 for row in made)
     assert [t for row in made for t in row["labels"] if t != -100] == [
         t for text in texts for t in tokens(tokenizer, text.text)
@@ -174,3 +176,14 @@ def test_the_digest_tells_rows_apart() -> None:
     others = [[], [row, row], [{**row, "labels": [-100, 2, 3]}], [{"input_ids": [1, 2], "labels": [1, 2]}]]
     assert digest([row]) == digest([{k: list(v) for k, v in row.items()}])
     assert len({digest(r) for r in [[row], *others]}) == 5
+
+
+def test_rows_know_which_text_they_are_from_through_every_cut(tokenizer: Any) -> None:
+    texts = [Text("Once upon a time there was a boat. " * n) for n in (6, 1, 4)]
+    made = rows(texts, tokenizer, length=16, pack=False, overlap=2)
+    counts = [len(rows([text], tokenizer, length=16, pack=False, overlap=2)) for text in texts]
+    assert documents(made) == [i for i, count in enumerate(counts) for _ in range(count)]
+    cut = [{key: values[1:] for key, values in row.items()} for row in made]
+    assert documents(cut) == documents(made)
+    assert documents(rows(texts, tokenizer, length=16)) == list(range(len(rows(texts, tokenizer, length=16))))
+    assert documents([made[-1], made[0], made[1]]) == [0, 1, 1]

@@ -22,7 +22,7 @@ def windows(texts: Sequence[str], size: int = 13) -> set[tuple[str, ...]]:
 
 
 def test_blocks_hold_every_paragraph_in_order_and_begin_with_openings() -> None:
-    (text,) = (record.text for record in read("tiny/stories") if isinstance(record, Text))
+    text = "\n\n".join(record.text for record in read("tiny/stories") if isinstance(record, Text))
     blocks = documents(text, size=1000)
     assert "\n\n".join(blocks).split() == text.split()
     assert all(OPENING.match(block) for block in blocks[1:] if len(blocks[blocks.index(block) - 1]) < 4000)
@@ -37,7 +37,7 @@ def test_a_text_without_openings_is_cut_at_blank_lines() -> None:
 
 
 def test_real_parts_share_no_window_and_lose_little() -> None:
-    (text,) = (record.text for record in read("tiny/stories") if isinstance(record, Text))
+    text = "\n\n".join(record.text for record in read("tiny/stories") if isinstance(record, Text))
     blocks = documents(text)
     parts = split(blocks, SHARES, seed=0)
     for name, part in parts.items():

@@ -168,3 +168,17 @@ def test_what_cannot_be_resolved_is_refused() -> None:
         needed(math.inf, 0.1)
     with pytest.raises(BadInput, match="Without items"):
         resolvable(0.1, 0)
+
+
+def test_parts_of_one_document_are_resampled_together() -> None:
+    sums, sizes = sample(60)
+    owners = np.repeat(np.arange(20), 3)
+    before = SequenceLosses(torch.zeros(60, dtype=torch.float64), torch.tensor(sizes).long())
+    after = SequenceLosses(torch.tensor(sums), before.tokens, torch.tensor(owners))
+    whole = [np.bincount(owners, part) for part in (sums, before.tokens.numpy())]
+    assert paired(before, after) == bootstrap(*whole)
+    assert paired(before, after).n == 20
+    alike = SequenceLosses(torch.tensor(np.repeat(sums[:20], 3)), torch.full((60,), 50), torch.tensor(owners))
+    flat = SequenceLosses(torch.zeros(60, dtype=torch.float64), alike.tokens)
+    apart = paired(flat, SequenceLosses(alike.total, alike.tokens))
+    assert paired(flat, alike).se == pytest.approx(apart.se * 3**0.5, rel=0.1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from holdfast.data.formats import Text, read
 from holdfast.recipe import Recipe, load
-from holdfast.tiny import TEXTS
 
 PLAYS = [f"SPEAKER {i}:\nO for a muse of fire, that would ascend the {i}th heaven of invention!\n" for i in range(60)]
-STORIES = (TEXTS["tiny/stories"] / "tinystories_sample.txt").read_text("utf-8")[:24000]
+STORIES = "\n\n".join(record.text for record in read("tiny/stories") if isinstance(record, Text))[:24000]
 
 
 def texts(folder: Path) -> dict[str, str]:

@@ -26,8 +26,9 @@ def test_a_plan_says_what_the_run_then_does(tmp_path: Path, monkeypatch: pytest.
     assert planned.sampled == 2 * 48 * 32
     result = run(asked)
     assert result.certificate is not None and result.certificate["steps"] == planned.steps
-    entries = [*result.certificate["kept"], *result.certificate["learnt"]]
-    assert planned.looks["certificate, before and after"] == pytest.approx(2 * sum(e["n"] for e in entries), abs=6)
+    audits = [guarded.audit.rows for guarded in texts.guarded.values()]
+    measured = sum(map(len, [*audits, texts.learn[1].rows]))
+    assert planned.looks["certificate, before and after"] == pytest.approx(2 * measured, abs=6)
 
 
 def test_a_plan_loads_no_weights_samples_nothing_and_writes_nothing(

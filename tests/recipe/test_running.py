@@ -75,7 +75,7 @@ def test_the_certificate_is_what_the_final_model_does_on_the_audit_rows(ran: Res
         audit = texts.guarded[entry["text"]].audit
         before, after = (sequence_losses(b.model, audit.rows) for b in (base, tuned))
         assert entry["rise"] == pytest.approx(after.mean() - before.mean(), abs=1e-6)
-        assert entry["budget"] == 0.9 and entry["source"] == audit.source and entry["n"] == len(audit.rows)
+        assert entry["budget"] == 0.9 and entry["source"] == audit.source and entry["n"] == audit.documents
     (learnt,) = told["learnt"]
     evaluation = texts.learn[1]
     assert learnt["loss"] == pytest.approx(sequence_losses(tuned.model, evaluation.rows).mean(), abs=1e-6)

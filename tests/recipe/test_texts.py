@@ -57,7 +57,9 @@ def test_guarded_texts_are_replayed_from_their_third_part_only(base: Base, tmp_p
         assert not ids(texts.source(name)) & (ids(guarded.control.rows) | ids(guarded.audit.rows))
         assert max(len(guarded.control.rows), len(guarded.audit.rows)) <= 24
     assert texts.source(["self", old]) == [*texts.source("self"), *texts.source(old)]
-    assert texts.sizes[old] == len(texts.guarded[old].audit.rows)
+    assert [len(texts.outline[old].audit.rows), texts.outline[old].audit.documents] == [
+        len(texts.guarded[old].audit.rows), texts.guarded[old].audit.documents
+    ]
 
 
 def test_a_source_of_a_rule_can_be_any_text(base: Base, tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 Row = dict[str, list[int]]
-"""`input_ids` and `labels` of equal length; labels are -100 where nothing is learnt, and not shifted."""
+"""`input_ids` and `labels` of equal length; labels are -100 where nothing is learnt, and not shifted.
+
+Where several rows may come from one text, `document` says for each token which text that is.
+"""
 
 IGNORED = -100
 

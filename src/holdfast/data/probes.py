@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.formats import Record, Text, read
-from holdfast.data.rows import Row, Rows, rows
+from holdfast.data.rows import Row, Rows, in_turns, rows
+from holdfast.data.rows import documents as documents_of
 from holdfast.data.rows import digest as rows_digest
 from holdfast.data.sampling import self_generated
 from holdfast.data.splitting import documents, split
@@ -20,16 +21,21 @@ SELF = "self"
 
 @dataclass(frozen=True)
 class Probe:
-    """Rows of one text that measure a model; `source` says in words where they come from, `digest` which they are."""
+    """Rows of one text that measure a model.
+
+    `source` says in words where they come from, `digest` which they are, `documents` from how many texts.
+    """
 
     name: str
     rows: Rows = field(repr=False)
     source: str
     digest: str = ""
+    documents: int = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise BadInput(f"The probe {self.name!r} has no rows. Give more text, or shorter rows.")
+        object.__setattr__(self, "documents", len(set(documents_of(self.rows))))
         object.__setattr__(self, "digest", self.digest or rows_digest(self.rows))
 
 
@@ -50,7 +56,8 @@ def probes(
 
     `source` is `self` (then `n` rows are sampled from the base, over all parts) or anything that `read` reads; what is
     split there are whole documents (see `documents` and `split`), then made into rows of `length` tokens, each document
-    for itself (a separator would be ours, not the text's) and with an overlap of an eighth as context. `window` counts
+    for itself (a separator would be ours, not the text's) and with an overlap of an eighth as context. Documents take
+    turns, so that the first n rows say as much as n rows can. `window` counts
     words. Task files give rows with loss on the answer.
     """
     if source == SELF:
@@ -65,7 +72,7 @@ def probes(
     return {
         part: Probe(
             source,
-            rows(chosen, base.tokenizer, length=length, pack=False, overlap=length // 8),
+            in_turns(rows(chosen, base.tokenizer, length=length, pack=False, overlap=length // 8)),
             f"{source}, part {part!r}: {len(chosen)} of {len(records)} documents, seed {seed}",
         )
         for part, chosen in dealt.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,10 +60,10 @@ def rows(
     documents = [tokens(tokenizer, text.text) for text in texts]
     made = packed(documents, start(tokenizer), between, length=length, overlap=overlap) if texts else []
     cut = 0
-    for record in records:
+    for i, record in enumerate(records):
         if not (pack and isinstance(record, Text)):
             encoded, shortened = encode(record, tokenizer, length=length, overlap=overlap)
-            made.extend(encoded)
+            made.extend({**row, "document": [i] * len(row["input_ids"])} if len(encoded) > 1 else row for row in encoded)
             cut += shortened
     kept = [row for row in made if learnt(row)]
     if cut or len(kept) < len(made):
@@ -130,6 +131,23 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> int:
 def learnt(row: Row) -> int:
     """How many tokens of a row bear loss; nothing predicts the first."""
     return sum(label != IGNORED for label in row["labels"][1:])
+
+
+def documents(rows: Sequence[Row]) -> list[int]:
+    """Of each row, the number of the text that it is from; a row that does not say is a text of its own."""
+    known: dict[object, int] = {}
+    marks = (row["document"][0] if row.get("document") else (i,) for i, row in enumerate(rows))
+    return [known.setdefault(mark, len(known)) for mark in marks]
+
+
+def in_turns(rows: Sequence[Row]) -> Rows:
+    """The first row of each document, then the second of each: the first n rows are from as many as possible."""
+    seen: Counter[int] = Counter()
+    turns = []
+    for document in documents(rows):
+        turns.append(seen[document])
+        seen[document] += 1
+    return [rows[i] for i in sorted(range(len(rows)), key=turns.__getitem__)]
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:

@@ -33,7 +33,7 @@ def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited]
     """The parts "verdict", "budget", "kept" and "learnt" of a certificate; losses in nats per token.
 
     A text `holds` when the one-sided 95 % bound of its perplexity ratio is at most 1 + budget, is `undecided` when only
-    the mean is inside (then `needs` says how many sequences would settle it, were the mean to stay), else `broken`.
+    the mean is inside (then `needs` says how many documents would settle it, were the mean to stay), else `broken`.
     The verdict is the worst text's, None where there is no budget.
     """
     kept_entries = [_kept(audited, sequence_losses(model, audited.probe.rows, pad_id=pad_id)) for audited in kept]
@@ -47,7 +47,7 @@ def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited]
 
 
 def verdict(rise: Interval, budget: float | None) -> tuple[str | None, int | None]:
-    """The verdict on a loss rise in nats per token, and, where it is undecided, how many sequences would settle it."""
+    """The verdict on a loss rise in nats per token, and, where it is undecided, how many documents would settle it."""
     if budget is None:
         return None, None
     limit = math.log1p(budget)
@@ -94,8 +94,9 @@ def _kept(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
 
 def _learnt(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
     rise = paired(audited.before, after)
-    scored = after.tokens > 0
-    loss = bootstrap(after.total[scored].numpy(), after.tokens[scored].numpy())
+    whole = after.by(after.documents)
+    scored = whole.tokens > 0
+    loss = bootstrap(whole.total[scored].numpy(), whole.tokens[scored].numpy())
     return {
         **_about(audited, rise),
         "base_loss": audited.before.mean(),

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from holdfast._errors import BadInput, Unsupported
 from holdfast.data.quiet import quiet
-from holdfast.data.rows import IGNORED, Batch, Row, collate, digest, learnt, length_sorted_batches
+from holdfast.data.rows import IGNORED, Batch, Row, collate, digest, documents, learnt, length_sorted_batches
 from holdfast.data.store import Folder, Store
 
 LOGITS = 2**28
@@ -27,10 +27,14 @@ LogitsOf = Callable[[Batch], Any]
 
 @dataclass(frozen=True, eq=False)
 class SequenceLosses:
-    """Per sequence the summed loss in nats, `total` float64 [n], over `tokens` int64 [n] tokens."""
+    """Per sequence the summed loss in nats, `total` float64 [n], over `tokens` int64 [n] tokens.
+
+    `documents` int64 [n] numbers the text that each is from; None where each is a text of its own.
+    """
 
     total: Tensor
     tokens: Tensor
+    documents: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.total)
@@ -41,6 +45,16 @@ class SequenceLosses:
         if not tokens:
             raise BadInput("There is no token to score: every label of these rows is -100.")
         return float(self.total.sum()) / tokens
+
+    def by(self, documents: Tensor | None) -> SequenceLosses:
+        """The losses of whole documents, which are independent of one another where parts of one are not."""
+        if documents is None:
+            return self
+        n = int(documents.max()) + 1 if len(documents) else 0
+        empty = SequenceLosses(torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64))
+        empty.total.index_add_(0, documents, self.total)
+        empty.tokens.index_add_(0, documents, self.tokens)
+        return empty
 
     def perplexity(self) -> float:
         """exp of `mean`; infinite where that overflows."""
@@ -109,7 +123,7 @@ class ScoreCache:
                 fresh = sequence_losses(model, rows, pad_id=pad_id, batch_tokens=batch_tokens)
                 found = {"total": fresh.total, "tokens": fresh.tokens}
                 self._store.save(key, found)
-            self._held[name] = SequenceLosses(**found)
+            self._held[name] = SequenceLosses(**found, documents=torch.tensor(documents(rows)))
         return self._held[name]
 
 
@@ -132,7 +146,8 @@ def _scored(
                 figures = per_token(batch, _logits(model, batch), kept).cpu().double()
                 owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
                 total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, and always in the same order
-    return SequenceLosses(total, torch.tensor([learnt(row) for row in rows], dtype=torch.int64))
+    tokens, owners = [learnt(row) for row in rows], documents(rows)
+    return SequenceLosses(total, torch.tensor(tokens, dtype=torch.int64), torch.tensor(owners, dtype=torch.int64))
 
 
 def _bounded(config: Any, batch_tokens: int) -> int:

@@ -62,7 +62,7 @@ def built_rules(recipe: Recipe, base: Base, model: nn.Module, texts: Texts, coun
     """The rules of a recipe in its order, then a monitor, then the governor where there is a budget to keep."""
     made = [_rule(name, given, base, model, texts) for entry in recipe.rules for name, given in entry.items()]
     guards = [
-        Guard(name, text.control.rows, len(text.audit.rows), budget)
+        Guard(name, text.control.rows, text.audit.documents, budget)
         for name, text in texts.guarded.items()
         if recipe.keep.govern and (budget := recipe.keep.budget_of(name)) is not None
     ]

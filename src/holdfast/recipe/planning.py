@@ -21,7 +21,7 @@ from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
 from holdfast.recipe.building import LOOKS, steps, training_arguments
 from holdfast.recipe.schema import Recipe, settings_of
-from holdfast.recipe.texts import Texts
+from holdfast.recipe.texts import Guarded, Texts
 from holdfast.remedies.replay import Replay
 
 
@@ -107,20 +107,23 @@ def _listed(source: Any) -> list[Any]:
 
 
 def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
-    monitor, sizes, measured = recipe.monitor, texts.sizes, len(texts.learn[1].rows)
+    monitor, guarded, measured = recipe.monitor, texts.outline, len(texts.learn[1].rows)
     times = count // (monitor.every or max(1, count // LOOKS))
     looks = {"monitor": times * min(monitor.rows, measured)}
-    if (governor := _governor(recipe, sizes)) is not None:
-        looked = sum(min(governor.look, guard.audits) for guard in governor.guards)
+    if (governor := _governor(recipe, guarded)) is not None:
+        looked = sum(min(governor.look, len(guard.control)) for guard in governor.guards)
         looks["governor, while training"] = count // governor.every * looked
-    return {**looks, "certificate, before and after": 2 * (sum(sizes.values()) + measured)}
+    return {**looks, "certificate, before and after": 2 * (sum(len(text.audit.rows) for text in guarded.values()) + measured)}
 
 
-def _governor(recipe: Recipe, sizes: Mapping[str, int]) -> Governor | None:
-    """The governor on rows that stand for the real ones; refuses a budget that so many cannot resolve."""
-    keep, length = recipe.keep, recipe.learn.length
-    row = {"input_ids": [0] * length, "labels": [0] * length}
-    guards = [Guard(n, [row] * size, size, b) for n, size in sizes.items() if (b := keep.budget_of(n)) is not None]
+def _governor(recipe: Recipe, guarded: Mapping[str, Guarded]) -> Governor | None:
+    """The governor on the outline of its texts; refuses a budget that so many documents cannot resolve."""
+    keep = recipe.keep
+    guards = [
+        Guard(name, text.control.rows, text.audit.documents, budget)
+        for name, text in guarded.items()
+        if (budget := keep.budget_of(name)) is not None
+    ]
     if not guards or not keep.govern:
         return None
     governor = Governor(guards, **keep.settings)

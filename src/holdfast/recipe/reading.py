@@ -9,7 +9,7 @@ from dataclasses import replace
 from holdfast.base import Base
 from holdfast.data.formats import Record, Text, read
 from holdfast.data.probes import SELF, Probe, probes
-from holdfast.data.rows import IGNORED, Row, Rows, rows, start
+from holdfast.data.rows import IGNORED, Row, Rows, in_turns, rows, start
 from holdfast.evaluation.loss import sequence_losses
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Reader:
         """Rows to measure on, at most so many: each text for itself, with some context where a row begins inside it."""
         bare = self.bare(records, opening)
         length = self.length + bare
-        made = rows(records, self.base.tokenizer, length=length, pack=False, overlap=length // 8)[:most]
+        made = in_turns(rows(records, self.base.tokenizer, length=length, pack=False, overlap=length // 8))[:most]
         return Probe(name, [_without_first(row) for row in made] if bare else made, source)
 
     def parts(self, source: str, shares: Mapping[str, float]) -> dict[str, Probe]:

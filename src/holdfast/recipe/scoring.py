@@ -74,7 +74,7 @@ def _losses(base: Base, probe: Probe) -> SequenceLosses:
 def render_scores(scores: Sequence[Score]) -> Table:
     """The scores as a table for the terminal."""
     table = Table("text")
-    table.caption = Words("[…] 95 % interval, from a bootstrap over sequences")
+    table.caption = Words("[…] 95 % interval, from a bootstrap over documents")
     compared = any(score.rise is not None for score in scores)
     for column in ("rows", "tokens", "loss, nats per token", "perplexity", *(["against the base"] if compared else [])):
         table.add_column(column, justify="right")

@@ -16,6 +16,9 @@ from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
 
 
+PARTS = ("control", "audit")
+
+
 @dataclass(frozen=True)
 class Guarded:
     """A text that is to be kept: `control` steers the run, `audit` judges it once, at the end; no row is in both."""
@@ -54,14 +57,17 @@ class Texts:
         """The texts to be kept, by name."""
         keep = self.recipe.keep
         made = {name: self._reader.made_up(keep.rows) if name == SELF else self._suites[name] for name in keep.texts}
-        half = keep.rows // 2
-        return {name: Guarded(name, _first(p["control"], half), _first(p["audit"], half)) for name, p in made.items()}
+        return {n: Guarded(n, *(_first(parts[p], keep.rows // 2) for p in PARTS)) for n, parts in made.items()}
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Rows of the audit of each guarded text, without sampling any."""
-        keep, half = self.recipe.keep, self.recipe.keep.rows // 2
-        return {name: half if name == SELF else min(half, len(self._suites[name]["audit"].rows)) for name in keep.texts}
+    def outline(self) -> dict[str, Guarded]:
+        """The guarded texts, with blank rows where rows would have to be sampled."""
+        half, length = self.recipe.keep.rows // 2, self.recipe.learn.length
+        blank = Probe(SELF, [{"input_ids": [0] * length, "labels": [0] * length}] * half, "not sampled")
+        return {
+            name: Guarded(name, *(blank if name == SELF else _first(self._suites[name][p], half) for p in PARTS))
+            for name in self.recipe.keep.texts
+        }
 
     def source(self, names: str | Sequence[str]) -> Rows:
         """Rows for a rule: `self`, a guarded text (only the part of it that is meant for this), or any other data."""

@@ -2,7 +2,8 @@
 
 from holdfast.evaluation.report.document import write_report
 from holdfast.evaluation.report.headline import render_table
+from holdfast.evaluation.report.importance import importance_picture
 from holdfast.evaluation.report.plane import plane_picture
 from holdfast.evaluation.report.records import RunRecord, read_run, read_runs
 
-__all__ = ["RunRecord", "plane_picture", "read_run", "read_runs", "render_table", "write_report"]
+__all__ = ["RunRecord", "importance_picture", "plane_picture", "read_run", "read_runs", "render_table", "write_report"]

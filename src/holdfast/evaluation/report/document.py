@@ -20,7 +20,7 @@ from holdfast.evaluation.report.sections import (
 
 _READING = (
     "Gain is how far the loss on held-out new text fell below the base model's, forgetting is how far perplexity rose "
-    "on text that had to be kept, and every interval is a 95 % bootstrap interval over the same sequences before and "
+    "on text that had to be kept, and every interval is a 95 % bootstrap interval over the same documents before and "
     "after.",
     "A certificate holds when the one-sided 95 % upper bound of the perplexity rise is inside the budget on every "
     "guarded text, is undecided when only the mean is, and is broken otherwise; it was measured once, at the end, on "

@@ -5,16 +5,20 @@ from __future__ import annotations
 import html
 import io
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from holdfast._errors import BadInput
 
 INK, FAINT, GRID, BUDGET, HEAT = "#1b1b1f", "#73737c", "#e1e1e6", "#a8324a", "#eda63a"
 # Okabe and Ito's palette, told apart by colour-blind readers; markers and dashes say the same without any colour.
@@ -95,6 +99,25 @@ def inline(figure: Figure, name: str, label: str) -> str:
     assert box is not None
     head = f'<svg role="img" aria-label="{html.escape(label)}" {box.group()}>'
     return head + text[text.index(">") + 1 :].strip()
+
+
+def picture_file(target: str | Path) -> Path:
+    """Where a picture goes; raises BadInput unless its name ends in .png or .svg."""
+    target = Path(target)
+    if target.suffix.lower() not in (".png", ".svg"):
+        raise BadInput(f"{target} must end in .png or .svg.")
+    return target
+
+
+def write(figure: Figure, target: Path) -> Path:
+    """Write a figure on white as a file of its own, within `style`: the same figure gives the same bytes."""
+    kind = target.suffix.lstrip(".").lower()
+    undated = {"Date": None} if kind == "svg" else {"Software": None}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_name(f".{target.name}.part")
+    figure.savefig(half, format=kind, dpi=150, facecolor="white", metadata=undated)
+    os.replace(half, target)
+    return target
 
 
 def _variable(found: re.Match[str]) -> str:

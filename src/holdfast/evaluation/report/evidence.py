@@ -85,7 +85,7 @@ def _kept(run: RunRecord) -> str:
     entries = run.audited("kept")
     if not entries:
         return note("No guarded text was audited.")
-    columns = ("kept text", "sequences", "tokens", "rise, nats per token", "perplexity ratio", "budget", "verdict")
+    columns = ("kept text", "documents", "tokens", "rise, nats per token", "perplexity ratio", "budget", "verdict")
     return table(columns, [[_text(entry), *map(cell, _kept_cells(entry))] for entry in entries])
 
 
@@ -104,7 +104,7 @@ def _learnt(run: RunRecord) -> str:
     entries = run.audited("learnt")
     if not entries:
         return note("No new text was audited.")
-    columns = ("learnt text", "sequences", "tokens", "loss of the base", "loss", "gain, nats per token", "perplexity")
+    columns = ("learnt text", "documents", "tokens", "loss of the base", "loss", "gain, nats per token", "perplexity")
     return table(columns, [[_text(entry), *map(cell, _learnt_cells(entry))] for entry in entries])
 
 

@@ -1,4 +1,4 @@
-"""Pictures over the layers: how far each part of a model moved from the base."""
+"""Pictures over the layers: a figure for each part of a model, such as how far it moved from the base."""
 
 from __future__ import annotations
 
@@ -39,13 +39,16 @@ def level(value: float, lowest: float, highest: float) -> float:
 
 
 def movement(run: RunRecord, lowest: float, highest: float) -> Figure | None:
-    """Blocks from bottom to top against components, deeper in colour where more moved; None where nothing was logged.
+    """The heat map of how far each part moved, by the last look; None where nothing was logged."""
+    parts = moved(run)
+    return heat_map(parts, lowest, highest) if parts else None
+
+
+def heat_map(parts: Mapping[Part, float], lowest: float, highest: float) -> Figure:
+    """Blocks from bottom to top against components, deeper in colour where the figure is larger.
 
     The colour runs from `lowest` to `highest`. Drawn within `drawing.style`.
     """
-    parts = moved(run)
-    if not parts:
-        return None
     rows = sorted({component for component, _ in parts}, key=_order)
     blocks = sorted({block for _, block in parts if block is not None})
     outside = max(1.0, len(blocks) / 7)  # the width of the last column, which needs room for its name

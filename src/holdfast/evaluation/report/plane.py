@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from holdfast._errors import BadInput
-from holdfast.evaluation.report.drawing import BUDGET, FAINT, INK, colour, dashes, marker, percent_scale, style
+from holdfast.evaluation.report.drawing import (
+    BUDGET,
+    FAINT,
+    INK,
+    colour,
+    dashes,
+    marker,
+    percent_scale,
+    picture_file,
+    style,
+    write,
+)
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
 
 _DIRECTIONS = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
@@ -218,20 +228,9 @@ def plane_picture(runs: Sequence[RunRecord | str | Path], target: str | Path) ->
 
     Raises BadInput for another ending, and where no run has anything to show in the plane.
     """
-    target = Path(target)
-    kind = target.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg"):
-        raise BadInput(f"{target} must end in .png or .svg.")
+    target = picture_file(target)
     with style():
         figure = plane(read_runs(runs), width=8.0, height=4.8)
         if figure is None:
             raise BadInput("None of these runs has measured a gain and a loss yet: there is no point to draw.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        half = target.with_name(f".{target.name}.part")
-        figure.savefig(half, format=kind, dpi=150, facecolor="white", metadata=_undated(kind))
-    os.replace(half, target)
-    return target
-
-
-def _undated(kind: str) -> dict[str, None]:
-    return {"Date": None} if kind == "svg" else {"Software": None}
+        return write(figure, target)
