@@ -231,10 +231,10 @@ def show(table: list[Job]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, help="200, with --quick 100")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    steps = options.steps
+    steps = options.steps or (100 if options.quick else 200)
     todo = list(jobs(options.quick, steps))
     rows: list[Job] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:

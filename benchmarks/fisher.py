@@ -45,9 +45,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils import logging as hf_logging
 
-from holdfast import tiny
 from holdfast.base import load_base
-from holdfast.params.importance import fisher
+from holdfast.data.formats import Text, read
+from holdfast.params.fisher import fisher
 
 RESULTS = Path(__file__).parent / "results" / "fisher.json"
 LENGTH = 256
@@ -61,7 +61,7 @@ Values = dict[str, Tensor]
 def embedded(rows: int, device: str) -> tuple[nn.Module, list[Batch]]:
     """The embedded base and stories it knows."""
     base = load_base("tiny")
-    text = (tiny.TEXTS["tiny/stories"] / "tinystories_sample.txt").read_text("utf-8")
+    text = "\n".join(record.text for record in read("tiny/stories") if isinstance(record, Text))
     tokens = torch.tensor(base.tokenizer(text).input_ids)[: rows * LENGTH].view(rows, LENGTH).to(device)
     return base.model.to(device), [{"input_ids": ids, "labels": ids} for ids in tokens.split(16)]
 
@@ -220,7 +220,7 @@ def bench(device: str, arguments: argparse.Namespace, say: Callable[[str], None]
     """All cases on one device: case -> method -> figures."""
     report: dict[str, Any] = {}
     context = get_context("forkserver")
-    context.set_forkserver_preload(["holdfast.params.importance", "holdfast.base", "rich.table"])
+    context.set_forkserver_preload(["holdfast.params.fisher", "holdfast.base", "rich.table"])
     for place, case in enumerate(cases(arguments.quick)):
         records = measured(case, device, say)
         for method in case.weighed:
@@ -246,8 +246,8 @@ def prepare(threads: int) -> None:
 
 def table(title: str, records: dict[str, dict[str, Any]]) -> Table:
     shown = Table(title=title, title_justify="left")
-    for heading in ("", "largest error", "cosine", "mass", "training passes", "by the clock", "peak MiB"):
-        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+    for heading in ("", "error", "cosine", "mass", "passes", "by clock", "MiB"):
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for method, r in records.items():
         close = [f"{r['error']:.1e}", f"{r['cosine']:.4f}", f"{r['mass']:.4f}"] if "error" in r else [""] * 3
         cost = [f"{r['training_passes']:.2f}", f"{r['by_the_clock']:.2f}"]

@@ -15,6 +15,7 @@ import yaml
 
 import holdfast
 from holdfast import cli
+from holdfast.params.importance import scores
 from holdfast.recipe import running
 from tests.recipe.small import texts, values
 
@@ -100,6 +101,10 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
         (["train", "{file}", "base=./nowhere"], "no folder"),
         (["inspect", "tiny", "--select", "layers(9:)"], "matches none"),
         (["inspect", "tiny", "--select", "layers(1"], "column"),
+        (["inspect", "tiny", "--importance", "fischer"], "Did you mean 'fisher'"),
+        (["inspect", "tiny", "--importance", "fisher"], "--data"),
+        (["inspect", "tiny", "--importance", "magnitude", "--picture", "heat.pdf"], ".png or .svg"),
+        (["inspect", "tiny", "--picture", "heat.png"], "go with --importance"),
         (["evaluate", "tiny", "--text", "nowhere.txt"], "no file or folder"),
         (["report", "nowhere"], "no run folder"),
         (["recipes", "show", "shakespeer"], "Did you mean 'shakespeare'"),
@@ -141,6 +146,21 @@ def test_a_model_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
     assert code("inspect", "tiny", "--select", "embedding | layers(0:2)") == 0
     told = capsys.readouterr().out
     assert "260,032" in told and "model.layers.*" in told
+
+
+def test_what_matters_in_a_model_is_shown_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "heat.svg"
+    options = ("--importance", "mas", "--data", texts(tmp_path)["old"], "--rows", "8", "--length", "32")
+    assert code("inspect", "tiny", *options, "--picture", picture) == 0
+    told = capsys.readouterr().out
+    assert "8 rows" in told and "critical" in told and "embedding" in told and str(picture) in told
+    assert "<svg" in picture.read_text("utf-8")
+
+
+def test_the_help_names_every_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("inspect", "--help") == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in scores.names())
 
 
 def test_a_model_is_evaluated_alone_and_beside_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,3 +216,17 @@ def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "holdfast", "recipes"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     assert told.returncode == 2 and "show" in told.stdout + told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["inspect", "tiny"], "260,032"),
+        (["report", "nowhere"], "no run folder"),
+        (["inspect", "tiny", "--importance", "magnitude"], "critical"),
+    ],
+)
+def test_a_command_brings_its_own_modules(arguments: list[str], said: str) -> None:
+    """In a process of its own: here other tests have imported everything already."""
+    told = subprocess.run([sys.executable, "-m", "holdfast", *arguments], capture_output=True, text=True, check=False)
+    assert said in told.stdout + told.stderr

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from holdfast.display import Display
+from holdfast.display import Display, counted
 
 LINES = [
     {"kind": "stage", "text": "loading tiny"},
@@ -39,3 +39,15 @@ def test_elsewhere_there_are_plain_lines() -> None:
     told = shown(terminal=False).splitlines()
     assert told[0] == "plain: loading tiny" and told[-1] == "plain: done"
     assert told[1].startswith("plain: step 1 of 2  loss 3.250") and "\x1b" not in "".join(told)
+
+
+def test_a_count_is_a_bar_on_a_terminal_and_nothing_elsewhere() -> None:
+    told = []
+    for terminal in (True, False):
+        out = io.StringIO()
+        with counted(Console(file=out, force_terminal=terminal, width=120), "fisher", 64) as count:
+            count(8)
+            count(64)
+        told.append(out.getvalue())
+    assert "fisher" in told[0] and "64/64" in told[0]
+    assert not told[1].strip()

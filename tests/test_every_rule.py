@@ -33,6 +33,19 @@ EXAMPLES: dict[str, Callable[[], list[Rule]]] = {
     "l2sp": lambda: [rules["l2sp"](50.0)],
     "ewc": lambda: [rules["ewc"](ROWS[:8], 50.0)],
     "monitor": lambda: [rules["monitor"]({"new": ROWS[:4]}, {"old": ROWS[4:8]}, every=2)],
+    "adaptive": lambda: [
+        rules["adaptive"](1e-4, 1e-1, source=ROWS[:4], window=3, up=3.0, down=0.3, importance="fisher")
+    ],
+    "selective": lambda: [
+        rules["selective"](ROWS[:8], top=0.6),
+        rules["selective"](ROWS[:8], "gradient", top=0.3, by="element", every=2),
+    ],
+    "incremental": lambda: [rules["incremental"](2)],
+    "cyclic": lambda: [rules["cyclic"](steps=2, layers=2, order="up")],
+    "gradual": lambda: [rules["gradual"]("cosine", over=8, floor=0.1)],
+    "unfreezing": lambda: [rules["unfreezing"](every=2)],
+    "layerwise": lambda: [rules["layerwise"](0.5)],
+    "rollback": lambda: [rules["rollback"](source=ROWS[:4], every=2, threshold=0.5)],
     "governor": lambda: [
         rules["replay"](ROWS[:8], share=0.34),
         rules["distill"](1.0),

@@ -8,6 +8,7 @@ import pytest
 from torch import Tensor
 
 from holdfast._errors import BadInput
+from holdfast.params.inventory import Param
 from holdfast.params.select import component, layers
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.l2sp import L2SP
@@ -42,6 +43,10 @@ class Diary(Rule):
     def holds(self, run: Run) -> frozenset[str]:
         self.asked["holds"].append(run.step)
         return frozenset()
+
+    def rate(self, run: Run, param: Param, learning_rate: float) -> float:
+        self.asked["rate"].append(run.step)
+        return learning_rate
 
     def update(self, run: Run, move: Move) -> None:
         self.asked["update"].append(run.step)
@@ -102,13 +107,13 @@ def test_without_a_wrapper_every_hook_is_asked_in_every_step() -> None:
 def test_during_counts_completed_steps() -> None:
     diary = Diary()
     seen = asked(During(2, 4, diary), diary)
-    assert seen == {"batch": [2, 3], "penalty": [2, 3], "holds": [2, 3], "update": [2, 3], "after": [3, 4]}
+    assert seen == {**{hook: [2, 3] for hook in HOOKS}, "after": [3, 4]}
 
 
 def test_every_speaks_in_each_nth_step() -> None:
     diary = Diary()
     seen = asked(Every(3, diary), diary)
-    assert seen == {"batch": [2, 5], "penalty": [2, 5], "holds": [2, 5], "update": [2, 5], "after": [3, 6]}
+    assert seen == {**{hook: [2, 5] for hook in HOOKS}, "after": [3, 6]}
 
 
 def test_wrappers_nest() -> None:

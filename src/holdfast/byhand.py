@@ -25,8 +25,9 @@ def backward(run: Run, window: Window) -> float:
         loss, outputs = loss_of(run.model, inputs, count, len(window))
         loss = loss + run.penalty(batch, outputs)
         run.watch(loss)
-        with run.uncast():
-            loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:  # else all that could move is held in this step
+            with run.uncast():
+                loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 

@@ -78,6 +78,30 @@ def kept_whole(
         raise
 
 
+@contextmanager
+def file_kept_whole(file: Path) -> Iterator[Path]:
+    """What is written to the yielded path appears as `file` when all is written, or not at all.
+
+    Raises TrainingStopped when the disk is full; what stood there before is intact.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield half
+        _sync(half)
+        os.replace(half, file)
+        _sync(file.parent)
+    except Exception as error:
+        if _is_full(error):
+            raise TrainingStopped(
+                f"The disk is full: {file} could not be saved, and nothing half-written was left. "
+                "Free some space and go on from what was saved before."
+            ) from error
+        raise
+    finally:
+        half.unlink(missing_ok=True)
+
+
 def publish(staging: Path, folder: Path) -> None:
     """Seal a staged folder with a manifest of its files and move it to its place.
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 import holdfast
-from holdfast._errors import HoldfastError, UnknownName
+from holdfast._errors import BadInput, HoldfastError, UnknownName
 
 if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
     import holdfast.demo
@@ -122,15 +122,46 @@ def demo(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="`tiny`, a folder, or a Hub id; only its config is read.")],
-    select: Annotated[str | None, typer.Option(help="What to freeze, such as 'embedding | layers(0:2)'.")] = None,
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder, or a Hub id.")],
+    select: Annotated[
+        str | None, typer.Option(help="What to freeze (or weigh), such as 'embedding | layers(0:2)'.")
+    ] = None,
+    importance: Annotated[
+        str | None, typer.Option(help="Weigh its parts: fisher, gradient, magnitude, mas, movement or sensitivity.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The text that importance is measured on; see evaluate.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model that movement is measured from.")] = None,
+    rows: Annotated[int, typer.Option(help="Rows of the text, at most.", min=1)] = 64,
+    length: Annotated[int, typer.Option(help="Tokens in a row.", min=2)] = 128,
+    picture: Annotated[Path | None, typer.Option(help="Draw a layer x component heat map: a .png or .svg.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a model is made of, and what freezing a part of it saves."""
+    """Show what a model is made of and what freezing a part of it saves (from its config), or what matters in it."""
+    if importance is not None:
+        _weigh(model, importance, picture, data=data, base=base, select=select, rows=rows, length=length)
+        return
+    if any(option is not None for option in (data, base, picture)):
+        raise BadInput("--data, --base and --picture go with --importance, such as `--importance fisher`.")
+    import holdfast.params.plan  # a room's own modules do not come by being asked for
+
     planning = holdfast.params.plan
     built = planning.from_config(holdfast.base.load_config(model))
     chosen = None if select is None else holdfast.params.select.parse(select)
     planning.render_plan(planning.plan(built, chosen), console)
+
+
+def _weigh(model: str, score: str, picture: Path | None, **options: Any) -> None:
+    import holdfast.evaluation.report
+
+    if picture is not None:
+        holdfast.evaluation.report.picture_file(picture)  # refused before the minutes that measuring may take
+    holdfast.display.hush()
+    with holdfast.display.counted(console, score, options["rows"]) as progress:
+        weighed = holdfast.recipe.weigh(model, score, progress=progress, **options)
+    console.print(holdfast.recipe.render_weighed(weighed))
+    if picture is not None:
+        drawn = holdfast.evaluation.report.importance_picture(weighed.parts, picture, weighed.about)
+        console.print(f"Picture: {drawn}", soft_wrap=True)
 
 
 @app.command()
@@ -157,6 +188,8 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write one page about one or several runs, and print their table."""
+    import holdfast.evaluation.report
+
     written = holdfast.evaluation.report.write_report(runs, output or runs[0] / "report.html")
     console.print(holdfast.evaluation.report.render_table(runs))
     console.print(f"Report: {written}")

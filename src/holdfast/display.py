@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import transformers
@@ -16,6 +17,15 @@ def hush() -> None:
     """Keep transformers' own bars and remarks out of ours; its errors are raised all the same."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def counted(console: Console, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar while something is counted; yields what takes the number done so far. Nothing outside a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda done: bars.update(task, completed=done)
 
 
 class Display:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -20,8 +21,8 @@ from holdfast.run import Run
 REACH = 1.2
 """How far beyond the final average the last line search may go, as a multiple of the way from the base."""
 
-DECAYING = 0.9
-"""The overshoot that linear decay was seen to take back."""
+DECAYING = 1.5
+"""The overshoot that linear decay takes back: rises at the peak rate were seen to end at 0.3 to 0.5 times as much."""
 
 GUESSES = 12
 """Looks that one line search may take."""
@@ -32,10 +33,11 @@ class Governor(Rule):
     """Steers the strengths of the other rules so that the guarded texts end just inside their budgets.
 
     Every `every` steps (20) it judges the running average of the weights since the last look (what annealing will
-    leave) on the first `look` rows of each guard, and turns the strengths by (rise / aim) ** `response`: tighter over
-    the aim, looser below it; the first look, at weights that have hardly moved, turns nothing. Under a learning rate
-    that decays to zero the rise may stand above the aim meanwhile, by `overshoot` (0) times the share of the peak rate:
-    annealing takes it back (`DECAYING` was measured).
+    leave) on the first `look` rows of each guard, and turns the strengths by (rise / target) ** `response`: tighter
+    over the target, looser below it; the first look, at weights that have hardly moved, turns nothing. Under a
+    learning rate that decays to zero the rise may stand above the target meanwhile, by `overshoot` (0) times the share
+    of the peak rate: annealing takes it back (`DECAYING` was measured). Too loose costs less than too tight, since the
+    walk back at the end loses little.
 
     Weights inside the budget are admitted. Where nothing can be tightened, weights outside are walked back along the
     line from the last admitted ones; `patience` such looks in a row that leave nothing stop the run. After the last
@@ -61,6 +63,7 @@ class Governor(Rule):
         self.confidence, self.patience, self.pad_id = confidence, patience, pad_id
         self.fraction = 1.0
         self._before: dict[str, SequenceLosses] = {}
+        self._targets: dict[str, float] = {}
         self._average: Values = {}
         self._counted = 0
         self._admitted: Values = {}
@@ -101,6 +104,7 @@ class Governor(Rule):
             "admitted": self._admitted,
             "futile": self._futile,
             "peak": self._peak,
+            "targets": self._targets,
         }
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
@@ -110,6 +114,7 @@ class Governor(Rule):
         self._average = {n: t.to(device) for n, t in state["average"].items()}
         self._admitted = {n: t.to(device) for n, t in state["admitted"].items()}
         self._counted, self._futile, self._peak = state["counted"], state["futile"], state["peak"]
+        self._targets = dict(state["targets"])
 
     # Looking --------------------------------------------------------------------------------------------------------
 
@@ -139,7 +144,7 @@ class Governor(Rule):
         elif not tunable:
             self._walk_back(run)
         if tunable and run.step > self.every:
-            self._steer(run, tunable, self._used(rises) / self._allowance(run))
+            self._steer(run, tunable, self._used(run, rises) / self._allowance(run))
         self._counted = 0
 
     def _steer(self, run: Run, tunable: list[Rule], used: float) -> None:
@@ -223,18 +228,19 @@ class Governor(Rule):
         found = ((guard, rises[guard.name]) for guard in self.guards)
         return min(guard.stretch(r.mean, r.spread, r.n, self.confidence) for guard, r in found)
 
-    def _used(self, rises: Mapping[str, Interval]) -> float:
-        """The worst share that a guarded text has used of its aim at the end of the run.
+    def _used(self, run: Run, rises: Mapping[str, Interval]) -> float:
+        """The worst share that a guarded text has used of what the rows of a look may rise by at the end of the run.
 
-        There all control rows are looked at, and the spread is that of a rise at the limit (its square grows with it).
+        How rises scatter between documents, and how those few rows compare with all, is measured once.
         """
-        shares = []
-        for guard in self.guards:
-            rise = rises[guard.name]
-            spread = rise.spread * math.sqrt(min(1.0, guard.limit / max(rise.mean, guard.limit)))
-            aim = max(guard.aim(spread, guard.controls, self.confidence), 0.25 * guard.limit)
-            shares.append(rise.mean / aim)
-        return max(shares)
+        if not self._targets:
+            whole = self._measure(run, self._average, None)
+            self._targets = {g.name: self._target(g, rises[g.name], whole[g.name]) for g in self.guards}
+        return max(rises[name].mean / target for name, target in self._targets.items())
+
+    def _target(self, guard: Guard, looked: Interval, whole: Interval) -> float:
+        alike = looked.mean / whole.mean if min(looked.mean, whole.mean) > 0 else 1.0
+        return guard.target(whole.mean, whole.spread, self.confidence) * min(max(alike, 0.5), 2.0)
 
     @torch.no_grad()
     def _learnt(self, run: Run, start: Values, end: Values, fraction: float) -> float:
@@ -249,7 +255,7 @@ class Governor(Rule):
 
     def _losses(self, run: Run, rows: Sequence[Row]) -> SequenceLosses:
         losses = sequence_losses(run.model, rows, pad_id=self.pad_id)
-        return SequenceLosses(run.agreed(losses.total), losses.tokens)
+        return replace(losses, total=run.agreed(losses.total))
 
     def _say(self, run: Run, action: str, **figures: object) -> None:
         strengths = {type(r).__name__.lower(): r.strength for r in run.rules if r.strength}

@@ -36,6 +36,9 @@ class Movement:
         self._rates: dict[int, float] = {}
         self._handles: list[Any] = []
         self.held: frozenset[str] = frozenset()
+        self.moved: set[str] = set()
+        self.kept: Values = {}
+        self._left_out: frozenset[str] = frozenset()
 
     def hang(self, asked: Callable[[str], Sequence[Rule]], check: Callable[[], None]) -> None:
         """Ask the rules that `asked` gives for a hook at each step, after `check` let it pass."""
@@ -83,10 +86,19 @@ class Movement:
         for name in self.held:
             self._tensors[name].grad = None
 
+    def leave_out(self) -> frozenset[str]:
+        """Paths of what is held and has never moved; from now on `kept` keeps the value that it first moves from."""
+        never = self.held - self.moved
+        self._left_out |= never
+        return never
+
     def _remember(self, asked: Sequence[Rule]) -> None:
         self.release()
         looking = [r for r in asked if r.looks_back]
         moving = {n: p for n, p in self._tensors.items() if p.grad is not None}
+        first = moving.keys() - self.moved
+        self.kept |= copied({n: moving[n] for n in first & self._left_out})
+        self.moved |= first
         self._before = copied({n: p for n, p in moving.items() if any(r.wants(self._run.params[n]) for r in looking)})
 
     def _set_rates(self, asked: Sequence[Rule]) -> None:

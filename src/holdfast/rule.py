@@ -28,11 +28,15 @@ HOOKS = ("batch", "penalty", "holds", "rate", "update", "after")
 
 
 class Kind(IntEnum):
-    """When a rule's `update` is asked: pulls first, then scalings, then masks; masks have the last word."""
+    """When a rule's `update` is asked: pulls first, then scalings, then masks; masks have the last word.
+
+    What waits only puts off what the others left of a movement.
+    """
 
     PULL = 0
     SCALE = 1
     MASK = 2
+    WAIT = 3
 
 
 @dataclass

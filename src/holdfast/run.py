@@ -146,11 +146,11 @@ class Run:
             with self.aside():
                 for rule in self.rules:
                     rule.begin(self)
-        self._hold()
+        self.hold()
 
     def batch(self, window: Window) -> Window:
         """The micro-batches of one optimiser step, as the rules want them learnt from."""
-        self._hold()
+        self.hold()
         for rule in self._active("batch"):
             window = rule.batch(self, window)
         self._micro_batches = max(len(window), 1)
@@ -166,6 +166,10 @@ class Run:
                 self.penalties[self._keys[id(rule)].removesuffix("-1")] = value.detach()
         return total
 
+    def hold(self) -> None:
+        """Ask the rules what must not move in the next step; `batch` asks too, so only a change in between needs it."""
+        self._movement.hold(frozenset(n for r in self._active("holds") for n in r.holds(self)))
+
     def release(self) -> None:
         """Drop the gradients of what is held; call it before gradients are clipped, so that they do not count."""
         self._movement.release()
@@ -174,6 +178,21 @@ class Run:
     def held(self) -> frozenset[str]:
         """Paths of the tensors that cannot move in the step to come."""
         return self._movement.held
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """Paths of the tensors that have moved since the base."""
+        return frozenset(self._movement.moved)
+
+    def leave_out(self) -> frozenset[str]:
+        """Paths that a snapshot need not hold: they are held and have never moved; `unmoved` brings them back."""
+        return self._movement.leave_out()
+
+    def unmoved(self, name: str) -> Tensor | None:
+        """The value of a tensor before it ever moved, or None where nothing keeps it."""
+        if name not in self._movement.moved:
+            return local(self.tensors[name])
+        return self._movement.kept.get(name, None if self._base is None else self._base.values.get(name))
 
     @property
     def penalised(self) -> bool:
@@ -216,7 +235,7 @@ class Run:
             raise BadInput("advance takes either a batch (or a list of micro-batches) or gradients, not both.")
         loss = float("nan")
         if gradients is not None:
-            self._hold()
+            self.hold()
             set_gradients(self, gradients)
         else:
             window = self.batch([batch] if isinstance(batch, dict) else list(batch or []))
@@ -244,6 +263,7 @@ class Run:
         return {
             "step": self.step,
             "stopped": self.stopped,
+            "moved": sorted(self._movement.moved),
             "strengths": {self._keys[id(r)]: r.strength for r in self.rules},
             "generators": {key: g.get_state() for key, g in self._generators.items()},
             "rules": {self._keys[id(r)]: r.state() for r in self.rules},
@@ -295,6 +315,7 @@ class Run:
 
     def _restore(self, prepared: State | None, state: State) -> None:
         self.step, self.stopped = state["step"], state["stopped"]
+        self._movement.moved = set(state["moved"])
         by_key = {self._keys[id(r)]: r for r in self.rules}
         for key, saved in state["generators"].items():
             self._generators.setdefault(key, torch.Generator()).set_state(saved)
@@ -302,9 +323,6 @@ class Run:
             if state["strengths"][key] is not None:
                 rule.strength = state["strengths"][key]
             rule.restore(self, None if prepared is None else prepared[key], state["rules"][key])
-
-    def _hold(self) -> None:
-        self._movement.hold(frozenset(n for r in self._active("holds") for n in r.holds(self)))
 
     @property
     def _wrapped(self) -> bool:

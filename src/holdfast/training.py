@@ -99,6 +99,8 @@ class RulesMixin:
         if self.run.penalised:
             loss = loss + self.run.penalty(inputs, _with_logits(model, plain, heard)) * divisor
         self.run.watch(loss / divisor)
+        if not loss.requires_grad:  # all that could move is held in this step, and the Trainer goes backward anyway
+            loss.requires_grad_()
         return (loss, result[1]) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

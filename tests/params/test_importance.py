@@ -1,366 +1,158 @@
-"""The Fisher information against a loop over single examples with transformers' own loss."""
+"""What scores say of whole tensors, and the files they are kept in."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Any
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from peft import PromptTuningConfig, get_peft_model
-from torch import Tensor, nn
-from torch.nn.functional import linear
-from transformers import AlbertConfig, AlbertForMaskedLM
-from transformers.modeling_outputs import CausalLMOutput
-
-from holdfast._errors import BadInput, UnknownName, Unsupported
-from holdfast.params import per_example
-from holdfast.params.importance import fisher, normalised, product_fisher
-from tests.models import ARCHITECTURES, VOCABULARY, build
-
-Batch = dict[str, Tensor]
-TWO_SIDED = ("BertForMaskedLM", "T5ForConditionalGeneration", "AlbertForMaskedLM")
-
-
-def full(count: int, length: int = 8) -> Batch:
-    """Random rows [count, length], all of which is learnt from."""
-    ids = torch.randint(3, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "labels": ids.clone()}
-
-
-def rows(count: int = 5, length: int = 9) -> Batch:
-    """Random rows of unlike length, padded on the right, with a prompt of two tokens that is not learnt from."""
-    batch = full(count, length)
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    batch["labels"][:, :2] = -100
-    for row in range(1, count):
-        end = max(4, length - row)
-        batch["input_ids"][row, end:], batch["attention_mask"][row, end:], batch["labels"][row, end:] = 0, 0, -100
-    return batch
-
-
-def split(batch: Batch, size: int) -> list[Batch]:
-    return [{k: v[i : i + size] for k, v in batch.items()} for i in range(0, len(batch["input_ids"]), size)]
-
-
-def summed(model: Any, batch: Batch) -> Tensor:
-    """transformers' mean loss times the number of tokens it is the mean of."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    all_count = type(inner).__name__ in TWO_SIDED or isinstance(getattr(model, "prompt_encoder", None), nn.ModuleDict)
-    labels = batch["labels"] if all_count else batch["labels"][:, 1:]
-    return model(**batch).loss * labels.ne(-100).sum()
-
-
-def looped(model: nn.Module, batch: Batch, paths: set[str] | None = None) -> dict[str, Tensor]:
-    """The definition: one sequence at a time, the square of its gradient, and the mean over the sequences."""
-    return squared_batch_gradient(model, split(batch, 1), paths)
-
-
-def squared_batch_gradient(model: nn.Module, batches: list[Batch], paths: set[str] | None = None) -> dict[str, Tensor]:
-    """The square of the mean gradient of a batch, averaged: right for batches of one, and wrong for any other."""
-    named = {n: p for n, p in model.named_parameters() if (p.requires_grad if paths is None else n in paths)}
-    flags = [p.requires_grad for p in named.values()]
-    total = {n: torch.zeros_like(p) for n, p in named.items()}
-    for p in named.values():
-        p.requires_grad_(True)
-    for batch in batches:
-        gradients = torch.autograd.grad(summed(model, batch), list(named.values()), allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
-            total[name] += 0 if gradient is None else gradient.square() / len(batch["input_ids"])
-    for p, flag in zip(named.values(), flags, strict=True):
-        p.requires_grad_(flag)
-    return {n: t / sum(len(b["input_ids"]) for b in batches) for n, t in total.items()}
-
-
-def error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """The largest difference in any tensor, relative to the largest value in that tensor.
-
-    Tensors that are zero but for rounding (a key's bias cancels in the softmax) count against 1e-9 of the largest.
-    """
-    assert list(ours) == list(theirs)
-    floor = 1e-9 * max(float(t.max()) for t in theirs.values())
-    return max(float((ours[n] - t).abs().max()) / max(float(t.max()), floor) for n, t in theirs.items())
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "lora"])
-def test_equals_the_loop_for_any_batch_size(arch: str, tied: bool) -> None:
-    model, batch = build(arch, tied=tied), rows()
-    truth = looped(model, batch)
-    for size in (1, 2, 5):
-        assert error(fisher(model, split(batch, size)), truth) < 1e-5
-
-
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "bert"])
-def test_the_squared_batch_gradient_fails_the_same_comparison(arch: str) -> None:
-    model, batch = build(arch), rows(count=8)
-    truth = looped(model, batch)
-    wrong = squared_batch_gradient(model, [batch])
-    assert error(wrong, truth) > 0.1
-    assert error(fisher(model, [batch]), truth) < 1e-5
-
-
-def test_the_squared_batch_gradient_loses_most_of_the_mass() -> None:
-    model, batch = build("llama"), full(32)
-    ours, wrong, truth = (
-        sum(float(t.sum()) for t in found.values())
-        for found in (fisher(model, [batch]), squared_batch_gradient(model, [batch]), looped(model, batch))
-    )
-    assert ours == pytest.approx(truth, rel=1e-5)
-    assert 0.5 / 32 < wrong / truth < 3 / 32
-
-
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
-def test_a_chunk_of_one_row_changes_nothing(arch: str) -> None:
-    model, batch = build(arch), rows()
-    assert error(fisher(model, [batch], chunk_bytes=1), looped(model, batch)) < 1e-5
-    assert error(fisher(model, [batch], chunk_bytes=4 * 3 * 16 * 16), looped(model, batch)) < 1e-5
-
-
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "opt", "bert"])
-def test_padding_changes_nothing(arch: str) -> None:
-    model, batch = build(arch), rows()
-    alone = []
-    for row in split(batch, 1):
-        end = int(row["attention_mask"].sum())
-        alone.append({k: v[:, :end] for k, v in row.items() if k != "attention_mask"})
-    padded = fisher(model, [batch])
-    assert error(padded, fisher(model, alone)) < 1e-5
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "bert", "t5"])
-def test_as_many_examples_as_tokens_are_not_mixed_up(arch: str) -> None:
-    model, batch = build(arch), full(6, 6)
-    assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "llama"])
-def test_chosen_paths_only(arch: str) -> None:
-    model, batch = build(arch), rows()
-    paths = {n for n, _ in model.named_parameters() if ".1." in n and "mlp" in n}
-    found = fisher(model, [batch], paths=paths)
-    assert set(found) == paths and error(found, looped(model, batch, paths)) < 1e-5
-
-
-def test_a_tied_alias_is_the_joint_fisher_of_both_uses() -> None:
-    model, batch = build("llama"), rows()
-    found = fisher(model, [batch], paths={"lm_head.weight"})
-    truth = looped(model, batch, {"model.embed_tokens.weight"})
-    assert error(found, {"lm_head.weight": truth["model.embed_tokens.weight"]}) < 1e-5
-
-
-def test_product_fisher_is_that_of_the_frozen_weight_below_the_adapter() -> None:
-    model, batch = build("lora"), rows()
-    found = product_fisher(model, split(batch, 2))
-    truth = looped(model, batch, set(found))
-    assert found and all(path.endswith("_proj.base_layer.weight") for path in found)
-    assert not any(model.get_parameter(path).requires_grad for path in found)
-    assert error(found, truth) < 1e-5
-
-
-def test_virtual_tokens_before_the_text() -> None:
-    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    model, batch = get_peft_model(build("llama"), settings).eval(), rows()
-    batch["labels"][:, :2] = batch["input_ids"][:, :2]
-    assert error(fisher(model, split(batch, 2)), squared_batch_gradient(model, split(batch, 1))) < 1e-5
-
-
-def test_a_layer_applied_several_times_adds_its_gradients_before_squaring() -> None:
-    config = AlbertConfig(
-        vocab_size=96, embedding_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=3,
-        num_attention_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model, batch = AlbertForMaskedLM(config).eval(), rows()
-    assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
-
-
-class Odd(nn.Module):
-    """Every habit that a rule does not expect: a bare parameter, a head by function, another layout, in-place sums."""
-
-    def __init__(self, time_first: bool):
-        super().__init__()
-        torch.manual_seed(0)
-        self.time_first = time_first
-        self.embed, self.mix, self.last = nn.Embedding(96, 16, padding_idx=0), nn.Linear(16, 16), nn.Linear(16, 16)
-        self.scale = nn.Parameter(torch.rand(16))
-        self.unused = nn.Linear(16, 16)
-
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None, attention_mask: Any = None) -> CausalLMOutput:
-        hidden = self.embed(input_ids)
-        hidden += 1.0
-        hidden = hidden.cumsum(1) * self.scale
-        hidden = self.mix(hidden.transpose(0, 1)).transpose(0, 1) if self.time_first else self.mix(hidden)
-        hidden = self.last(hidden).relu_()
-        logits = linear(hidden, self.embed.weight)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        return CausalLMOutput(loss=loss, logits=logits)
-
-
-@pytest.mark.parametrize("time_first", [True, False])
-@pytest.mark.parametrize("length", [6, 9])
-def test_what_no_rule_covers_is_looped_and_named(time_first: bool, length: int, caplog: Any) -> None:
-    model, batch = Odd(time_first), rows(count=6, length=length)
-    with caplog.at_level(logging.DEBUG, logger="holdfast"):
-        found = fisher(model, split(batch, 6))
-    assert error(found, looped(model, batch)) < 1e-5
-    assert "'scale'" in caplog.text and "'embed.weight'" in caplog.text
-    assert ("'mix.weight'" in caplog.text) == time_first
-
-
-def test_a_wrong_rule_is_found_out(monkeypatch: Any, caplog: Any) -> None:
-    def wrong(call: Any, name: str, grad: Tensor) -> Any:
-        return per_example._linear(call, name, 1.01 * grad)
-
-    monkeypatch.setitem(per_example.RULES, nn.Linear, wrong)
-    model, batch = build("llama"), rows()
-    with caplog.at_level(logging.DEBUG, logger="holdfast"):
-        assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
-    assert caplog.text.count("_proj.weight'") == 3 * 7 and "norm" not in caplog.text
-
-
-class ChannelsFirst(nn.Module):
-    """A norm whose features do not come last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(2, 16)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(hidden.transpose(1, 2)).transpose(1, 2)
-
-
-@pytest.mark.parametrize("norm", [ChannelsFirst(), nn.RMSNorm(16), nn.LayerNorm(16, bias=False)])
-@pytest.mark.parametrize("length", [9, 16])
-def test_any_norm(norm: nn.Module, length: int) -> None:
-    model, batch = Odd(time_first=False), rows(length=length)
-    model.mix = nn.Sequential(model.mix, norm)
-    nn.init.normal_(next(norm.parameters()), generator=torch.Generator().manual_seed(0))
-    assert error(fisher(model, [batch]), looped(model, batch)) < 1e-5
-
-
-def test_the_seven_architectures_need_a_loop_for_relative_positions_alone(caplog: Any) -> None:
-    for arch in ARCHITECTURES:
-        caplog.clear()
-        with caplog.at_level(logging.DEBUG, logger="holdfast"):
-            fisher(build(arch), [rows()])
-        assert caplog.text.count("weight'") == (2 if arch == "t5" else 0), arch
-
-
-def test_dropout_and_autocast_of_the_caller_stay_out() -> None:
-    model, batch = build("gpt2", dropout=0.5), rows()
-    truth = looped(model, batch)
-    model.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert error(fisher(model, [batch]), truth) < 1e-5
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_works_where_gradients_are_off(context: Callable[[], Any]) -> None:
-    model, batch = build("llama"), rows()
-    truth = looped(model, batch)
-    with context():
-        found = fisher(model, [batch])
-    assert error(found, truth) < 1e-5
-
-
-def test_bfloat16_weights_give_float32_squares() -> None:
-    model, batch = build("llama").bfloat16(), rows()
-    found = fisher(model, [batch])
-    assert all(t.dtype is torch.float32 for t in found.values())
-    assert error(found, looped(build("llama").bfloat16().float(), batch)) < 0.1
-
-
-def test_a_row_without_labels_counts_as_a_sequence() -> None:
-    model, batch = build("llama"), rows(count=4)
-    batch["labels"][2:] = -100
-    half = fisher(model, [{k: v[:2] for k, v in batch.items()}])
-    assert error({n: 2 * t for n, t in fisher(model, [batch]).items()}, half) < 1e-5
-
-
-def trace(model: nn.Module) -> list[Any]:
-    """Everything about a model that must be as before, except its values."""
-    modules = [
-        (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()
-    ]
-    return modules + [
-        (p.requires_grad, id(p.grad), len(p._post_accumulate_grad_hooks or ()), len(p._backward_hooks or ()))
-        for p in model.parameters()
-    ]
-
-
-def prepared(arch: str) -> nn.Module:
-    """A model with mixed modes, flags and gradients."""
-    model = build(arch, dropout=0.1).train()
-    for i, (module, p) in enumerate(zip(model.modules(), model.parameters(), strict=False)):
-        module.training = i % 3 != 0
-        p.requires_grad_(i % 2 == 0)
-        p.grad = torch.full_like(p, float(i)) if i % 4 == 0 else None
-    return model
-
-
-@pytest.mark.parametrize("arch", ["llama", "t5"])
-def test_leaves_nothing_behind(arch: str) -> None:
-    model = prepared(arch)
-    before, state = trace(model), torch.get_rng_state()
-    values = [p.detach().clone() for p in model.parameters()]
-    fisher(model, split(rows(), 2))
-    assert trace(model) == before and torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
-
-
-@pytest.mark.parametrize("where", ["forward", "backward", "progress"])
-@pytest.mark.parametrize("call", [1, 3])
-def test_leaves_nothing_behind_after_an_exception(where: str, call: int) -> None:
-    model, calls = prepared("llama"), []
-
-    def fail(*_: Any) -> None:
-        calls.append(1)
-        if len(calls) >= call:
-            raise KeyboardInterrupt
-
-    before = trace(model)
-    layer = model.model.layers[1].mlp
-    hooks = {"forward": layer.register_forward_hook, "backward": layer.register_full_backward_hook}
-    handle = hooks[where](fail) if where in hooks else None
-    with pytest.raises(KeyboardInterrupt):
-        fisher(model, split(rows(), 1), progress=fail if where == "progress" else None)
-    if handle:
-        handle.remove()
-    assert trace(model) == before
-
-
-def test_progress_counts_sequences() -> None:
-    seen: list[int] = []
-    fisher(build("llama"), split(rows(), 2), progress=seen.append)
-    assert seen == [2, 4, 5]
-
-
-def test_bad_requests_say_what_to_do() -> None:
-    model, batch = build("llama"), rows()
-    with pytest.raises(UnknownName, match=r"model\.norm\.weight"):
-        fisher(model, [batch], paths={"model.norm.wieght"})
-    with pytest.raises(BadInput, match="at least one batch"):
-        fisher(model, [])
-    with pytest.raises(BadInput, match="LoRA"):
-        product_fisher(model, [batch])
-    with pytest.raises(Unsupported, match="logits"):
-        fisher(model.model, [batch])
-    with pytest.raises(BadInput, match="no parameter"):
-        fisher(model.requires_grad_(False), [batch])
-
-
-def test_normalised_has_joint_mean_one_and_keeps_ratios() -> None:
-    importance = {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[2.0, 6.0, 0.0, 0.0]])}
-    scaled = normalised(importance)
-    assert torch.cat([t.flatten() for t in scaled.values()]).mean() == pytest.approx(1.0)
-    assert all(torch.allclose(scaled[n] * 2.0, importance[n]) for n in importance)
-
-
-@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
-def test_importance_that_has_no_scale_is_refused(value: float) -> None:
-    with pytest.raises(BadInput, match="mean"):
-        normalised({"a": torch.full((3,), value)})
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from scipy.stats import rankdata
+
+from holdfast._errors import BadInput, UnknownName
+from holdfast.params import importance as store
+from holdfast.params.importance import Level, levels, load, per_tensor, ranks, save
+from holdfast.params.scores import magnitude
+from tests.models import build
+
+ROOT = Path(__file__).parents[2]
+few = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=20)
+
+
+def named(values: list[float]) -> dict[str, float]:
+    return {f"p{i}": value for i, value in enumerate(values)}
+
+
+def test_a_tensor_is_summed_up_as_numpy_does() -> None:
+    values = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    plain = values.double().numpy()
+    expected = {"mean": plain.mean(), "sum": plain.sum(), "max": plain.max(), "norm": np.linalg.norm(plain.ravel())}
+    for reduce, value in expected.items():
+        assert per_tensor({"w": values}, reduce)["w"] == pytest.approx(value, rel=1e-7)
+        assert per_tensor({"w": values[:0]}, reduce)["w"] == 0.0
+    assert per_tensor({"w": values}) == per_tensor({"w": values}, "mean")
+    with pytest.raises(UnknownName, match="mean"):
+        per_tensor({"w": values}, "maen")  # type: ignore[arg-type]
+
+
+@given(few)
+def test_ranks_are_scipys_mean_ranks_between_0_and_1(values: list[float]) -> None:
+    found = ranks(named(values))
+    if len(values) == 1:
+        assert found == {"p0": 1.0}
+    else:
+        assert list(found.values()) == pytest.approx((rankdata(values) - 1) / (len(values) - 1))
+
+
+@given(few, st.floats(1e-3, 1e3))
+def test_ranks_and_levels_do_not_depend_on_scale_or_order(values: list[float], scale: float) -> None:
+    scores = named(values)
+    scaled = dict(reversed([(path, value * scale) for path, value in scores.items()]))
+    assert ranks(scaled) == ranks(scores) and levels(scaled) == levels(scores)
+
+
+def test_a_score_that_is_not_a_number_is_named() -> None:
+    with pytest.raises(BadInput, match="The score of p1 is not a number"):
+        ranks(named([1.0, float("nan")]))
+
+
+@given(few)
+def test_levels_rise_with_the_score_and_nothing_is_low_for_ever(values: list[float]) -> None:
+    scores, order = named(values), [Level.LOW, Level.MODERATE, Level.IMPORTANT, Level.CRITICAL]
+    found = levels(scores)
+    by_score = sorted(scores, key=lambda path: scores[path])
+    heights = [order.index(found[path]) for path in by_score]
+    assert heights == sorted(heights)
+    assert all((found[p] is Level.LOW) for p in scores if scores[p] == 0)
+
+
+def test_levels_of_unlike_scores_are_quarters_or_what_is_asked_for() -> None:
+    scores = named([float(10**i) for i in range(12)])
+    quarters = [level for level in (Level.LOW, Level.MODERATE, Level.IMPORTANT, Level.CRITICAL) for _ in range(3)]
+    assert list(levels(scores).values()) == quarters
+    assert list(levels(scores, (0.5, 0.9, 1.0)).values()).count(Level.CRITICAL) == 1
+    assert set(levels(scores, (0.0, 0.0, 0.0)).values()) == {Level.CRITICAL}
+    assert [level.value for level in Level] == ["critical", "important", "moderate", "low"]
+
+
+@pytest.mark.parametrize("quantiles", [(0.5, 0.25, 0.75), (0.1, 0.2), (-0.1, 0.2, 0.3), (0.2, 0.3, 1.1)])
+def test_quantiles_that_do_not_rise_are_refused(quantiles: tuple[float, float, float]) -> None:
+    with pytest.raises(BadInput, match="three rising quantiles"):
+        levels({"a": 1.0}, quantiles)
+
+
+@pytest.mark.parametrize("arch", ["llama", "lora"])
+def test_a_file_gives_back_every_bit(arch: str, tmp_path: Path) -> None:
+    model = build(arch)
+    kept = magnitude(model, paths={n for n, _ in model.named_parameters(remove_duplicate=False)})
+    file = save(kept, tmp_path / "deep" / "scores.any", model, score="magnitude")
+    found = load(file, build(arch), score="magnitude")
+    assert list(found) == list(kept) and all(torch.equal(found[n], t) for n, t in kept.items())
+    assert [f.name for f in file.parent.iterdir()] == ["scores.any"]
+
+
+def test_a_file_belongs_to_one_model(tmp_path: Path) -> None:
+    model = build("llama")
+    file = save(magnitude(model), tmp_path / "scores.safetensors", model, score="magnitude")
+    for other in (build("qwen2"), build("llama", tied=False), build("llama").bfloat16(), build("lora")):
+        with pytest.raises(BadInput, match="other paths, shapes or types"):
+            load(file, other)
+    with pytest.raises(BadInput, match="other weights"):
+        load(file, build("llama", seed=1))
+    with pytest.raises(BadInput, match="magnitude, not fisher"):
+        load(file, model, score="fisher")
+    with torch.no_grad():
+        model.model.norm.weight[5] += 1e-3
+    with pytest.raises(BadInput, match="other weights"):
+        load(file, model)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    model = build("llama")
+    with pytest.raises(BadInput, match="no file"):
+        load(tmp_path / "nowhere", model)
+    foreign, pickled, cut = tmp_path / "weights.safetensors", tmp_path / "x.pkl", tmp_path / "cut.safetensors"
+    save_file({"a": torch.ones(2)}, foreign)
+    with pytest.raises(BadInput, match="holds no importance"):
+        load(foreign, model)
+    torch.save({"a": torch.ones(2)}, pickled)
+    cut.write_bytes(save(magnitude(model), tmp_path / "whole", model).read_bytes()[:-100])
+    for file in (pickled, cut, tmp_path):
+        with pytest.raises(BadInput, match="no whole safetensors file"):
+            load(file, model)
+
+
+def test_what_fits_no_parameter_is_not_saved(tmp_path: Path) -> None:
+    model = build("llama")
+    for wrong in ({"nowhere": torch.ones(2)}, {"model.norm.weight": torch.ones(2)}):
+        with pytest.raises(BadInput, match="no parameter of this model"):
+            save(wrong, tmp_path / "file", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/importance.md").read_text("utf-8"), re.S)
+    exec(compile(code, "importance.md", "exec"), {})
+    assert capsys.readouterr().out.split()[2] in set(Level) and (tmp_path / "fisher.safetensors").is_file()
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    file = save(magnitude(model), tmp_path / "file", model)
+    before = file.read_bytes()
+
+    def fail(tensors: object, target: Path, metadata: object) -> None:
+        target.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(store, "save_file", fail)
+    with pytest.raises(OSError, match="full"):
+        save({}, file, model)
+    assert file.read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["file"]

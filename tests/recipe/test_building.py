@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 from transformers import Trainer
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, UnknownName
 from holdfast.base import Base, load_base
 from holdfast.data.rows import collate
 from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import Governor
 from holdfast.recipe.building import built_rules, steps, training_arguments
+from holdfast.recipe.loading import resolved
+from holdfast.recipe.schema import checked
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
 from holdfast.rule import During, Every, Rule, Within
+from holdfast.strategies.rollback import Rollback
+from holdfast.strategies.selective import Selective
 from tests.recipe.small import recipe
 
 
@@ -54,6 +58,39 @@ def test_wrappers_are_keys_of_any_rule(base: Base, tmp_path: Path) -> None:
     assert isinstance(rule, During) and (rule.first, rule.last) == (0, 9)
     assert isinstance(rule.rule, Every) and rule.rule.n == 3
     assert isinstance(rule.rule.rule, Within) and isinstance(rule.rule.rule.rule, L2SP) and rule.strength == 2
+
+
+STRATEGIES = (
+    "adaptive: {source: SUITE, importance: gradient, every: 5}",
+    "selective: {source: SUITE, score: gradient, by: element, top: 0.2, within: mlp}",
+    "incremental: {n: 4}",
+    "cyclic: {steps: 5, order: up}",
+    "gradual: {schedule: cosine, over: 50}",
+    "unfreezing: {every: 10, during: [0, 40]}",
+    "layerwise: {decay: 0.8}",
+    "rollback: {source: SUITE, every: 10}",
+)
+
+
+@pytest.mark.parametrize("given", STRATEGIES)
+def test_every_strategy_can_stand_in_a_recipe_and_in_its_resolved_form(base: Base, tmp_path: Path, given: str) -> None:
+    name = given.partition(":")[0]
+    asked = recipe(tmp_path, f"rules=[{given.replace('SUITE', 'tiny/stories')}]")
+    for stated in (asked, checked(resolved(asked))):
+        rule = built_rules(stated, base, base.model, Texts(stated, base), 100, tmp_path)[0]
+        while isinstance(rule, During | Every | Within):
+            rule = rule.rule
+        assert type(rule).__name__.lower() == name
+        if isinstance(rule, Selective):
+            assert rule.source and rule.pad_id == base.pad_id
+        if isinstance(rule, Rollback):
+            assert rule.metric is not None and rule.folder == tmp_path / "rollback"
+
+
+@pytest.mark.parametrize("key", ["metric", "folder"])
+def test_what_only_a_program_can_give_is_no_key_of_a_recipe(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UnknownName, match=key):
+        recipe(tmp_path, f"rules=[rollback: {{{key}: x}}]")
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from holdfast._errors import UnmatchedSelect
+from holdfast._errors import UnknownName, UnmatchedSelect
 from holdfast.params.select import component, layers
 from holdfast.rule import During, Within
 from holdfast.strategies.frozen import Frozen
+from tests.strategies.hand import by_hand, step
 from tests.test_every_rule import batches, same, started, trained, weights
 
 
@@ -16,7 +19,7 @@ from tests.test_every_rule import batches, same, started, trained, weights
 def test_what_is_selected_stays(select: object) -> None:
     run = started("llama", [Frozen(select)])  # type: ignore[arg-type]
     before = weights(run)
-    for batch in batches(4) if select not in (None, "everything") else []:
+    for batch in batches(4):
         run.advance(batch)
     held = [n for n, p in run.params.items() if select in (None, "everything") or p.component in ("mlp", "norm")]
     assert held and all(torch.equal(before[n], run.tensors[n]) for n in held)
@@ -56,3 +59,44 @@ def test_debug_says_per_parameter_why_it_does_not_move(caplog: pytest.LogCapture
         run = started("llama", [Frozen("layers(0:1)")])
     held = [n for n, p in run.params.items() if p.layer == 0]
     assert held and all(f"{name} does not move: a rule holds it" in caplog.text for name in held)
+
+
+NAMES = ["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.mlp.up_proj.weight"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sets(st.sampled_from(NAMES))), max_size=6))
+def test_the_latest_call_counts_for_each_tensor(calls: list[tuple[bool, set[str]]]) -> None:
+    rule = Frozen("embedding | layers(0:1)")
+    run = by_hand([rule], torch.optim.AdamW, weight_decay=0.1)
+    held = {n for n, p in run.params.items() if p.layer == 0 or p.component == "embedding"}
+    for number, (freezing, names) in enumerate(calls):
+        (rule.freeze if freezing else rule.thaw)(names)
+        held = held | names if freezing else held - names
+        assert step(run, number) == run.tensors.keys() - held
+
+
+def test_changes_survive_a_resume_and_go_back_with_a_snapshot() -> None:
+    rule = Frozen(["model.norm.weight"])
+    run = by_hand([rule])
+    snapshot = run.snapshot()
+    rule.thaw(["lm_head.weight", "model.norm.weight"])  # lm_head is tied to the embedding
+    rule.freeze(["model.layers.0.mlp.up_proj.weight"])
+    assert rule.holds(run) == {"model.layers.0.mlp.up_proj.weight"}
+    resumed = Frozen(["model.norm.weight"])
+    resumed.restore(by_hand([]), {}, rule.state())
+    assert resumed.holds(run) == rule.holds(run)
+    run.restore(snapshot)
+    assert rule.holds(run) == {"model.norm.weight"}
+
+
+def test_an_empty_list_freezes_nothing_and_unknown_paths_are_named() -> None:
+    rule = Frozen([])
+    rule.freeze(["model.norm.weight"])
+    run = by_hand([rule])
+    assert run.held == {"model.norm.weight"}
+    with pytest.raises(UnknownName, match=r"model\.norm\.weight"):
+        rule.freeze(["model.norm.wieght"])
+    with pytest.raises(UnknownName):
+        by_hand([Frozen(["nothing like it"])])
+    assert by_hand([Frozen([])]).held == frozenset()

@@ -9,8 +9,8 @@ from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.formats import Record, Text, read
 from holdfast.data.rows import Row, Rows, in_turns, rows
-from holdfast.data.rows import documents as documents_of
 from holdfast.data.rows import digest as rows_digest
+from holdfast.data.rows import documents as documents_of
 from holdfast.data.sampling import self_generated
 from holdfast.data.splitting import documents, split
 from holdfast.data.store import Folder

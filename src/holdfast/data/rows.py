@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -63,7 +64,9 @@ def rows(
     for i, record in enumerate(records):
         if not (pack and isinstance(record, Text)):
             encoded, shortened = encode(record, tokenizer, length=length, overlap=overlap)
-            made.extend({**row, "document": [i] * len(row["input_ids"])} if len(encoded) > 1 else row for row in encoded)
+            made.extend(
+                {**row, "document": [i] * len(row["input_ids"])} if len(encoded) > 1 else row for row in encoded
+            )
             cut += shortened
     kept = [row for row in made if learnt(row)]
     if cut or len(kept) < len(made):
@@ -141,12 +144,15 @@ def documents(rows: Sequence[Row]) -> list[int]:
 
 
 def in_turns(rows: Sequence[Row]) -> Rows:
-    """The first row of each document, then the second of each: the first n rows are from as many as possible."""
-    seen: Counter[int] = Counter()
-    turns = []
-    for document in documents(rows):
-        turns.append(seen[document])
-        seen[document] += 1
+    """One row of each document, then another of each: the first n rows are from as many documents as possible.
+
+    Which of its rows comes first is left to chance (always the same), for openings are not like the rest of a text.
+    """
+    owners, seen = documents(rows), Counter[int]()
+    turns = [0] * len(rows)
+    for i in random.Random(0).sample(range(len(rows)), len(rows)):
+        turns[i] = seen[owners[i]]
+        seen[owners[i]] += 1
     return [rows[i] for i in sorted(range(len(rows)), key=turns.__getitem__)]
 
 

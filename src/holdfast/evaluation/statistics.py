@@ -47,9 +47,9 @@ def paired(
 
     The estimate is sum(after - before) / sum(tokens), token-weighted like perplexity: exp of it is the perplexity
     ratio. Documents are resampled whole, in pairs, by `bootstrap` (sequences, where each is a text of its own): parts
-    of one story rise and fall together, and taking them for independent made intervals 1.7 times too narrow. A loss that is not finite is an infinite rise.
-    Documents without scored tokens are left out. Raises BadInput where the two do not score the same tokens, or where
-    `before` is not finite.
+    of one story rise and fall together, and taking them for independent made intervals up to 1.9 times too narrow.
+    A loss that is not finite is an infinite rise. Documents without scored tokens are left out. Raises BadInput where
+    the two do not score the same tokens, or where `before` is not finite.
     """
     if len(before) != len(after) or not bool((before.tokens == after.tokens).all()):
         raise BadInput("A paired comparison needs the same rows scored twice; these two do not score the same tokens.")

@@ -1,162 +1,163 @@
-"""How much each weight matters to a text: the exact diagonal Fisher information, one sequence at a time."""
+"""Scores of importance by name, what they say of whole tensors, and the files they are kept in."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+import os
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn.functional import cross_entropy, pad
 
-from holdfast._errors import BadInput, UnknownName, Unsupported
-from holdfast.params.per_example import Batch, Squares
-from holdfast.params.precision import own_precision
+from holdfast._errors import BadInput, UnknownName
+from holdfast._registry import Registry
+from holdfast.params.differentiation import Importance
+from holdfast.params.fingerprint import structure, weights
+from holdfast.params.fisher import fisher
+from holdfast.params.scores import gradient, magnitude, mas, movement, sensitivity
 
-log = logging.getLogger(__name__)
+Score = Callable[..., Importance]
+Reduce = Literal["mean", "sum", "max", "norm"]
+
+scores: Registry[Score] = Registry("importance score")
+"""`score(model, batches, *, paths=None, progress=None, ...)` -> path -> float32 tensor of the parameter's shape.
+
+>>> scores.names()
+['fisher', 'gradient', 'magnitude', 'mas', 'movement', 'sensitivity']
+"""
+for _score in (fisher, gradient, magnitude, mas, movement, sensitivity):
+    scores.register(_score.__name__)(_score)
+
+QUANTILES = (0.25, 0.5, 0.75)
+"""Where one level ends and the next begins."""
+
+_REDUCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda t: t.mean(dtype=torch.float64),
+    "sum": lambda t: t.sum(dtype=torch.float64),
+    "max": lambda t: t.amax(),
+    "norm": lambda t: torch.linalg.vector_norm(t, dtype=torch.float64),
+}
+_KIND = "importance, 1"
 
 
-def fisher(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    paths: Collection[str] | None = None,
-    chunk_bytes: int = 8 * 2**20,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Tensor]:
-    """The diagonal of the empirical Fisher information, at the level of whole sequences.
+class Level(StrEnum):
+    """How important a tensor is beside the others of its model."""
 
-    F = 1/n * sum over the n sequences i of (d L_i / d w)^2, where L_i is the SUM in nats of the token losses of
-    sequence i under the labels in the data: the EMPIRICAL estimator of van de Ven (arXiv:2502.11756) with a sequence
-    as the example, after Kirkpatrick et al. (arXiv:1612.00796). Each gradient is squared for one sequence by itself,
-    never for a batch, so how the sequences are batched does not matter.
+    CRITICAL = "critical"
+    IMPORTANT = "important"
+    MODERATE = "moderate"
+    LOW = "low"
 
-    While autograd walks back, each layer's per-example gradients are formed from its input and the gradient of its
-    output (Goodfellow, arXiv:1510.01799), squared, added up in float32 and dropped. A parameter used several times
-    (tied embeddings, shared layers) has its gradients added before they are squared. Every rule is first
-    compared with autograd on two short rows; a parameter without a rule that agrees is looped over, example by example.
 
-    Beside activations and the result, memory holds one chunk of one layer's per-example gradients, and for tied
-    embeddings the gradient of the logits, which waits for that of the embedding.
+def per_tensor(importance: Mapping[str, Tensor], reduce: Reduce = "mean") -> dict[str, float]:
+    """One score for each tensor: mean, sum or max over its elements, or their L2 norm; empty tensors score 0.
 
-    Args:
-        model: a transformers language model, PEFT-wrapped or not. It runs without dropout and outside any autocast,
-            and is left as it was (modes, flags, hooks, `.grad`), also after an exception.
-        batches: dicts of [rows, tokens] tensors: `input_ids`, `labels` (-100 where nothing is learnt, not shifted),
-            and `attention_mask` where there is padding. Labels are shifted here unless the model is an
-            encoder-decoder or a masked language model.
-        paths: names as in `model.named_parameters()`, tied aliases included; frozen weights may be named too.
-            None takes all that require a gradient.
-        chunk_bytes: how much of one layer's per-example gradients is held at once (one row at least); what fits
-            into a processor's cache is fastest.
-        progress: called with the number of sequences done, after each batch.
+    The mean compares tensors of unlike size; the norm is what a gradient norm is made of.
 
-    Returns:
-        path -> float32 tensor of the parameter's shape, in squared nats, in the model's order.
-
-    Raises:
-        UnknownName: a path that the model does not have.
-        BadInput: no sequences, or no parameters.
-        Unsupported: sharded or quantised parameters, or a model that gives no logits.
+    >>> per_tensor({"a": torch.tensor([3.0, 4.0])}), per_tensor({"a": torch.tensor([3.0, 4.0])}, "norm")
+    ({'a': 3.5}, {'a': 5.0})
     """
-    chosen = _chosen(model, paths)
-    device, done = next(iter(chosen.values())).device, 0
-    with _undisturbed(model):
-        squares = Squares(model, set(chosen.values()), partial(summed_loss, model), chunk_bytes)
-        for batch in ({k: v.to(device) for k, v in b.items()} for b in batches):
-            if not done:
-                squares.check(batch)
-                looped = [path for path, p in chosen.items() if p in squares.looped]
-                log.debug("looped over examples, for want of a rule that agrees with autograd: %s", looped or "nothing")
-            squares.add(batch)
-            done += len(batch["input_ids"])
-            if progress:
-                progress(done)
-    if not done:
-        raise BadInput("There are no sequences to take the Fisher information from; give at least one batch.")
-    means = {p: total.div_(done) for p, total in squares.sums.items()}
-    return {path: means[p] for path, p in chosen.items()}
+    if reduce not in _REDUCES:
+        raise UnknownName("way to sum up a tensor called", reduce, _REDUCES)
+    return {path: float(_REDUCES[reduce](t)) if t.numel() else 0.0 for path, t in importance.items()}
 
 
-def product_fisher(model: nn.Module, batches: Iterable[Batch], **options: Any) -> dict[str, Tensor]:
-    """The Fisher information of the weights that LoRA adapters are added to, that is, of each product s * B A.
+def ranks(scores: Mapping[str, float]) -> dict[str, float]:
+    """The rank of each score among all, from 0 (the lowest) to 1 (the highest), whatever their scale.
 
-    The product moves the function exactly as the frozen weight below it would, so their per-example squares are the
-    same; A and B apart have no such meaning (EWC-LoRA, arXiv:2602.17559). Each tensor has the shape and the path of the
-    frozen weight ("... .base_layer.weight"). Options and errors as in `fisher`; BadInput where there is no LoRA layer.
+    Equal scores share the mean of their ranks; one score by itself has rank 1. Raises BadInput for nan.
+
+    >>> ranks({"a": 0.1, "b": 70.0, "c": 0.1, "d": 1e9})
+    {'a': 0.16666666666666666, 'b': 0.6666666666666666, 'c': 0.16666666666666666, 'd': 1.0}
     """
-    places = [n for n, m in model.named_modules() if hasattr(m, "base_layer") and len(getattr(m, "lora_A", ()))]
-    if not places:
-        raise BadInput("This model has no LoRA layers; use `fisher` for the Fisher information of its own weights.")
-    return fisher(model, batches, paths=[f"{place}.base_layer.weight" for place in places], **options)
+    values = np.fromiter(scores.values(), dtype=np.float64)
+    if np.isnan(values).any():
+        path = next(path for path, value in scores.items() if value != value)
+        raise BadInput(f"The score of {path} is not a number, so nothing can be ranked; look at the text.")
+    if len(values) < 2:
+        return dict.fromkeys(scores, 1.0)
+    ordered = np.sort(values)
+    below, upto = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return dict(zip(scores, ((below + upto - 1) / (2 * (len(values) - 1))).tolist(), strict=True))
 
 
-def normalised(importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Importance divided by its mean over ALL elements of ALL tensors, so that the joint mean is 1.
+def levels(scores: Mapping[str, float], quantiles: tuple[float, float, float] = QUANTILES) -> dict[str, Level]:
+    """The level of each score: its rank (see `ranks`) cut at three rising quantiles in [0, 1].
 
-    Joint on purpose: the ratios between tensors are the information, so a tensor that matters little stays small.
-    Raises BadInput where the values are all zero or not finite.
+    With (0.25, 0.5, 0.75) the lowest quarter is low, then moderate, important and, from 0.75 on, critical. Cut by rank,
+    the same quantiles fit every score and every model. A score of 0 is low at any rank. Raises BadInput.
+
+    >>> {path: str(level) for path, level in levels({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}).items()}
+    {'a': 'low', 'b': 'moderate', 'c': 'important', 'd': 'critical'}
     """
-    total = sum(float(t.sum(dtype=torch.float64)) for t in importance.values())
-    if not 0 < total < float("inf"):
-        raise BadInput(f"Importance that sums to {total} has no mean to divide by; look at the text and the model.")
-    factor = sum(t.numel() for t in importance.values()) / total
-    return {path: t * factor for path, t in importance.items()}
+    if len(quantiles) != 3 or not 0 <= quantiles[0] <= quantiles[1] <= quantiles[2] <= 1:
+        raise BadInput(f"Levels are cut at three rising quantiles in [0, 1], such as {QUANTILES}; got {quantiles}.")
+    low, middle, high = quantiles
+
+    def level(rank: float) -> Level:
+        if rank >= middle:
+            return Level.CRITICAL if rank >= high else Level.IMPORTANT
+        return Level.MODERATE if rank >= low else Level.LOW
+
+    return {path: level(rank) if scores[path] else Level.LOW for path, rank in ranks(scores).items()}
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The sum of the token losses of a batch in nats, a scalar; Unsupported where the model gives no logits."""
-    unwrap = getattr(model, "get_base_model", None)
-    inner = unwrap() if callable(unwrap) else model
-    two_sided = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
-    inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels" or two_sided}
-    if "use_cache" in inspect.signature(inner.forward).parameters:
-        inputs["use_cache"] = False
-    logits = getattr(model(**inputs), "logits", None)
-    if logits is None:
-        raise Unsupported("The Fisher information needs a model that returns `logits`, one row for each token.")
-    virtual = logits.shape[1] - batch["labels"].shape[1]  # tokens of prompt tuning, which stand first
-    labels = pad(batch["labels"], (virtual, 0), value=-100)
-    if not two_sided and getattr(inner, "loss_type", None) != "ForMaskedLM":
-        labels = pad(labels[:, 1:], (0, 1), value=-100)
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+def save(importance: Mapping[str, Tensor], file: str | Path, model: nn.Module, *, score: str = "") -> Path:
+    """Write importance as one safetensors file that knows its score and the model it belongs to, whole or not at all.
 
-
-def _chosen(model: nn.Module, paths: Collection[str] | None) -> dict[str, nn.Parameter]:
-    named = dict(model.named_parameters(remove_duplicate=False))
-    for path in paths or ():
-        if path not in named:
-            raise UnknownName("parameter", path, named)
-    if paths is None:
-        chosen = {path: p for path, p in model.named_parameters() if p.requires_grad}
-    else:
-        chosen = {path: p for path, p in named.items() if path in paths}
-    if not chosen:
-        raise BadInput("There is no parameter to take the Fisher information of: none is named or requires a gradient.")
-    for path, p in chosen.items():
-        if isinstance(p, DTensor) or not p.is_floating_point():
-            raise Unsupported(f"{path} is sharded or quantised; take the Fisher information before that is done to it.")
-    return chosen
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, nothing requiring a gradient, gradients on and autocast off; all put back afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    The model is known by the paths, shapes and dtypes of its parameters and a sample of their values (see
+    `holdfast.params.fingerprint`). Raises BadInput for a tensor that fits no parameter of the model.
+    """
+    shapes = {path: p.shape for path, p in model.named_parameters(remove_duplicate=False)}
+    for path, tensor in importance.items():
+        if shapes.get(path) != tensor.shape:
+            raise BadInput(f"{path}, {list(tensor.shape)}, is no parameter of this model; save with the model it fits.")
+    told = {"holdfast": _KIND, "score": score, "structure": structure(model), "weights": weights(model)}
+    values = {p: t.detach().to("cpu", torch.float32, copy=True).contiguous() for p, t in importance.items()}
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        model.eval()
-        for p, _ in flags:
-            p.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad(), own_precision(model):
-            yield
+        save_file(values, half, metadata=told)
+        os.replace(half, file)
     finally:
-        for m, training in modes:
-            m.training = training
-        for p, flag in flags:
-            p.requires_grad_(flag)
+        half.unlink(missing_ok=True)
+    return file
+
+
+def load(file: str | Path, model: nn.Module, *, score: str | None = None) -> Importance:
+    """Read what `save` wrote, each tensor on the device of its parameter.
+
+    Raises BadInput, with the reason, for a file that is missing, damaged or something else, that belongs to a model
+    with other parameters or other weights, or that holds another score than the one asked for (None: any).
+    """
+    try:
+        with safe_open(str(file), framework="pt") as stored:
+            told = stored.metadata() or {}
+            _fits(file, told, model, score)
+            kept = set(stored.keys())
+            named = {path: p for path, p in model.named_parameters(remove_duplicate=False) if path in kept}
+            return {path: stored.get_tensor(path).to(p.device) for path, p in named.items()}
+    except FileNotFoundError:
+        raise BadInput(f"There is no file {file}. Importance is written by `params.importance.save`.") from None
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{file} is no whole safetensors file ({error}). Measure the importance again.") from error
+
+
+def _fits(file: str | Path, told: Mapping[str, str], model: nn.Module, score: str | None) -> None:
+    if told.get("holdfast") != _KIND:
+        raise BadInput(f"{file} holds no importance: its tensors are something else, written by something else.")
+    if told["structure"] != structure(model):
+        raise BadInput(f"{file} belongs to a model with other paths, shapes or types. Measure this one's importance.")
+    if told["weights"] != weights(model):
+        raise BadInput(
+            f"{file} belongs to a model of the same structure with other weights: another one, or this one before or "
+            "after some training. Load the weights it was measured on, or measure again."
+        )
+    if score is not None and told["score"] != score:
+        raise BadInput(f"{file} holds {told['score'] or 'a score without a name'}, not {score}. Measure {score}.")

@@ -5,5 +5,18 @@ from holdfast.recipe.planning import plan, render_run_plan
 from holdfast.recipe.running import Result, run
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.scoring import render_scores, score
+from holdfast.recipe.weighing import render_weighed, weigh
 
-__all__ = ["Recipe", "Result", "load", "plan", "render_run_plan", "render_scores", "run", "score", "shipped"]
+__all__ = [
+    "Recipe",
+    "Result",
+    "load",
+    "plan",
+    "render_run_plan",
+    "render_scores",
+    "render_weighed",
+    "run",
+    "score",
+    "shipped",
+    "weigh",
+]

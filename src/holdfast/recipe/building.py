@@ -58,9 +58,14 @@ def steps(args: TrainingArguments, rows: int) -> int:
     return math.ceil(args.num_train_epochs * in_epoch)
 
 
-def built_rules(recipe: Recipe, base: Base, model: nn.Module, texts: Texts, count: int) -> list[Rule]:
-    """The rules of a recipe in its order, then a monitor, then the governor where there is a budget to keep."""
-    made = [_rule(name, given, base, model, texts) for entry in recipe.rules for name, given in entry.items()]
+def built_rules(
+    recipe: Recipe, base: Base, model: nn.Module, texts: Texts, count: int, folder: Path | None = None
+) -> list[Rule]:
+    """The rules of a recipe in its order, then a monitor, then the governor where there is a budget to keep.
+
+    Rules that write files do so in `folder`.
+    """
+    made = [_rule(name, given, base, model, texts, folder) for entry in recipe.rules for name, given in entry.items()]
     guards = [
         Guard(name, text.control.rows, text.audit.documents, budget)
         for name, text in texts.guarded.items()
@@ -84,14 +89,16 @@ def governing(recipe: Recipe, count: int) -> dict[str, Any]:
     }
 
 
-def _rule(name: str, given: Mapping[str, Any], base: Base, model: nn.Module, texts: Texts) -> Rule:
+def _rule(name: str, given: Mapping[str, Any], base: Base, model: nn.Module, texts: Texts, folder: Path | None) -> Rule:
     own = settings_of(rules[name])
     wrappers = {key: given[key] for key in WRAPPERS if key in given and key not in own}
     arguments = {key: value for key, value in given.items() if key not in wrappers}
-    if "source" in arguments:
+    if arguments.get("source") is not None:
         arguments["source"] = texts.source(arguments["source"])
     if "pad_id" in rules.knobs(name):
         arguments["pad_id"] = base.pad_id
+    if "folder" in rules.knobs(name) and folder is not None:
+        arguments["folder"] = folder / name
     rule: Rule = rules.build(name, arguments)
     if "within" in wrappers:
         select = parse(wrappers["within"])

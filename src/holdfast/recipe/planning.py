@@ -113,7 +113,10 @@ def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
     if (governor := _governor(recipe, guarded)) is not None:
         looked = sum(min(governor.look, len(guard.control)) for guard in governor.guards)
         looks["governor, while training"] = count // governor.every * looked
-    return {**looks, "certificate, before and after": 2 * (sum(len(text.audit.rows) for text in guarded.values()) + measured)}
+    return {
+        **looks,
+        "certificate, before and after": 2 * (sum(len(text.audit.rows) for text in guarded.values()) + measured),
+    }
 
 
 def _governor(recipe: Recipe, guarded: Mapping[str, Guarded]) -> Governor | None:

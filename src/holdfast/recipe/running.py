@@ -202,7 +202,7 @@ def _trainer(
         eval_dataset=evaluation.rows,
         data_collator=partial(collate, pad_id=base.pad_id),
         processing_class=base.tokenizer,
-        rules=built_rules(recipe, base, model, texts, count),
+        rules=built_rules(recipe, base, model, texts, count, Path(args.output_dir or recipe.output)),
         sinks=sinks,
     )
     trainer.remove_callback(PrinterCallback)

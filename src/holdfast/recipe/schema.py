@@ -36,8 +36,8 @@ PLACED = {
 WRAPPERS = {"within": str, "every": int, "during": list}
 """Keys that every rule takes, and their types."""
 
-GIVEN = {"pad_id", "model", "seed", "guards"}
-"""Arguments of rules and methods that a run fills in itself."""
+GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric"}
+"""Arguments of rules and methods that a run fills in itself, or that only a program can give."""
 
 Budget = Annotated[float, Field(gt=0)]
 

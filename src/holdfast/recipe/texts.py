@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle, islice
 
 from holdfast._errors import BadInput
 from holdfast.base import Base
@@ -14,7 +15,6 @@ from holdfast.data.rows import Rows
 from holdfast.data.splitting import split
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
-
 
 PARTS = ("control", "audit")
 
@@ -70,9 +70,15 @@ class Texts:
         }
 
     def source(self, names: str | Sequence[str]) -> Rows:
-        """Rows for a rule: `self`, a guarded text (only the part of it that is meant for this), or any other data."""
+        """Rows for a rule: `self`, a guarded text (only the part of it that is meant for this), or any other data.
+
+        Several sources take turns, so that each counts alike; the shorter ones start again.
+        """
         if not isinstance(names, str):
-            return [row for name in names for row in self.source(name)]
+            sources = [self.source(name) for name in names]
+            longest = max(map(len, sources), default=0)
+            turns = zip(*(islice(cycle(rows), longest) for rows in sources), strict=True)
+            return [row for turn in turns for row in turn]
         if names == SELF:
             held = self.guarded.get(SELF)
             return self._reader.more_made_up(

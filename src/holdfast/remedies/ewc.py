@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from holdfast._errors import BadInput, Unsupported
 from holdfast.before import Base
 from holdfast.data.rows import Row, collate
-from holdfast.params.importance import fisher, normalised
+from holdfast.params.fisher import fisher, normalised
 from holdfast.params.inventory import Param
 from holdfast.remedies.pull import pull, refuse
 from holdfast.rule import Kind, Move, Rule, State, rules

@@ -1,5 +1,25 @@
 """How may it move: one update strategy per file, each a rule."""
 
-from holdfast.strategies import frozen
+from holdfast.strategies import (
+    adaptive,
+    cyclic,
+    frozen,
+    gradual,
+    incremental,
+    layerwise,
+    rollback,
+    selective,
+    unfreezing,
+)
 
-__all__ = ["frozen"]
+__all__ = [
+    "adaptive",
+    "cyclic",
+    "frozen",
+    "gradual",
+    "incremental",
+    "layerwise",
+    "rollback",
+    "selective",
+    "unfreezing",
+]

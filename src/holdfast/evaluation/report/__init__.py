@@ -1,9 +1,19 @@
 """What a reader gets to see of runs: the page, the plane as a picture, and the table for the terminal."""
 
 from holdfast.evaluation.report.document import write_report
+from holdfast.evaluation.report.drawing import picture_file
 from holdfast.evaluation.report.headline import render_table
 from holdfast.evaluation.report.importance import importance_picture
 from holdfast.evaluation.report.plane import plane_picture
 from holdfast.evaluation.report.records import RunRecord, read_run, read_runs
 
-__all__ = ["RunRecord", "importance_picture", "plane_picture", "read_run", "read_runs", "render_table", "write_report"]
+__all__ = [
+    "RunRecord",
+    "importance_picture",
+    "picture_file",
+    "plane_picture",
+    "read_run",
+    "read_runs",
+    "render_table",
+    "write_report",
+]

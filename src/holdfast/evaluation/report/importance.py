@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.report.drawing import picture_file, style, write
 from holdfast.evaluation.report.movement import Part, heat_map
+
+_LINE = 64  # characters across the picture
 
 
 def importance_picture(parts: Mapping[Part, float], target: str | Path, title: str) -> Path:
@@ -22,6 +25,6 @@ def importance_picture(parts: Mapping[Part, float], target: str | Path, title: s
         raise BadInput("Every part of this model has importance 0: there is nothing to draw. Look at the text.")
     with style():
         figure = heat_map(parts, min(seen), max(seen))
-        said = f"{title}\nfrom {min(seen):.2g} (lightest) to {max(seen):.2g} (deepest), logarithmic"
-        figure.axes[0].set_title(said, loc="left", fontsize="medium")
+        scale = f"colour: {min(seen):.2g} (lightest) to {max(seen):.2g} (deepest), logarithmic"
+        figure.suptitle("\n".join([*wrap(title, _LINE), scale]), x=0.01, ha="left", fontsize="medium")
         return write(figure, target)

@@ -40,16 +40,16 @@ def level(value: float, lowest: float, highest: float) -> float:
 
 def movement(run: RunRecord, lowest: float, highest: float) -> Figure | None:
     """The heat map of how far each part moved, by the last look; None where nothing was logged."""
-    parts = moved(run)
+    parts = dict(sorted(moved(run).items(), key=lambda part: _order(part[0][0])))
     return heat_map(parts, lowest, highest) if parts else None
 
 
 def heat_map(parts: Mapping[Part, float], lowest: float, highest: float) -> Figure:
-    """Blocks from bottom to top against components, deeper in colour where the figure is larger.
+    """Blocks from bottom to top against components in the order given, deeper in colour where the figure is larger.
 
     The colour runs from `lowest` to `highest`. Drawn within `drawing.style`.
     """
-    rows = sorted({component for component, _ in parts}, key=_order)
+    rows = list(dict.fromkeys(component for component, _ in parts))
     blocks = sorted({block for _, block in parts if block is not None})
     outside = max(1.0, len(blocks) / 7)  # the width of the last column, which needs room for its name
     figure = Figure(figsize=(_WIDTH, 0.75 + _ROW * len(rows)), layout="constrained")
