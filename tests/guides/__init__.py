@@ -1,0 +1,1 @@
+"""Tests of the guides: their names, their blocks as printed, and what their text promises."""
