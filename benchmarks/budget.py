@@ -56,7 +56,7 @@ BUDGETS = (0.02, 0.1, 0.05, 0.01)
 GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 """Share of replay and strength of distillation: ten runs with fixed strengths."""
 START = (0.5, 8.0)
-"""Share and strength that every governed run starts from."""
+"""Share of old rows (half self-made, half stories) and strength that every governed run starts from."""
 SUITE = "tiny/stories"
 LENGTH, LOOK = 64, 64
 """Tokens of a row, and rows of a look."""
@@ -129,8 +129,12 @@ def train(job: Job) -> list[Job]:
     rules: list[Rule] = []
     if job["kind"] != "plain":
         share, strength = job.get("fixed", START)
-        old = rows.source(["self", SUITE])
-        rules = [Replay(old, share, labels=False), Distill(strength)]
+        half = share / (1 - share) / 2
+        rules = [
+            Replay(rows.source("self"), half / (1 + half), labels=False),
+            Replay(rows.source(SUITE), half / (1 + 2 * half)),
+            Distill(strength),
+        ]
     if job["kind"] == "governed":
         rules.append(
             Governor(guards(rows, job["budget"]), every=max(5, job["steps"] // 15), look=LOOK, overshoot=DECAYING)
@@ -231,10 +235,10 @@ def show(table: list[Job]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--steps", type=int, help="200, with --quick 100")
+    parser.add_argument("--steps", type=int, help="150, with --quick 100")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    steps = options.steps or (100 if options.quick else 200)
+    steps = options.steps or (100 if options.quick else 150)
     todo = list(jobs(options.quick, steps))
     rows: list[Job] = []
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
