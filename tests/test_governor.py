@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import t
 from torch import nn
 
 from holdfast._errors import BadInput, TrainingStopped
@@ -14,7 +14,9 @@ from holdfast.base import load_base
 from holdfast.budget import Guard
 from holdfast.data.formats import read
 from holdfast.data.rows import Row, collate, rows
-from holdfast.evaluation.loss import sequence_losses
+from holdfast.evaluation.certificate import verdict
+from holdfast.evaluation.loss import SequenceLosses, sequence_losses
+from holdfast.evaluation.statistics import paired
 from holdfast.governor import Governor
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.replay import Replay
@@ -135,7 +137,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_admitted_weights() -> None:
 def test_the_aim_leaves_room_for_both_probes() -> None:
     spread, audits, looked = 0.08, 260, 260
     se = spread / math.sqrt(260)
-    expected = math.log1p(0.05) - norm.ppf(0.95) * se - norm.ppf(0.98) * math.sqrt(2) * se
+    expected = math.log1p(0.05) - t.ppf(0.95, 259) * se - t.ppf(0.98, 259) * math.sqrt(2) * se
     assert guard(0.05, audits).aim(spread, looked, 0.98) == pytest.approx(expected, rel=1e-12)
 
 
@@ -145,12 +147,13 @@ def test_the_aim_makes_certificates_hold_as_often_as_promised() -> None:
     spread, n, held = 0.05, 200, 0
     keeper = guard(0.03, n)
     aim = keeper.aim(spread, n, 0.9)
-    for _ in range(4000):
+    before = SequenceLosses(torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.int64))
+    for _ in range(2000):
         control, audit = torch.randn(2, n, generator=generator, dtype=torch.float64) * spread
         truth = aim - float(control.mean())  # the weights were chosen so that the control's mean is the aim
-        bound = float(audit.mean()) + truth + norm.ppf(0.95) * float(audit.std()) / math.sqrt(n)
-        held += bound <= keeper.limit
-    assert 0.88 <= held / 4000 <= 0.92
+        rise = paired(before, SequenceLosses(audit + truth, before.tokens), resamples=400)
+        held += verdict(rise, keeper.budget)[0] == "holds"
+    assert 0.88 <= held / 2000 <= 0.92
 
 
 @pytest.mark.parametrize("budget", [0, -0.1])

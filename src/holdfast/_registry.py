@@ -64,3 +64,16 @@ class Registry(Generic[T]):
         if missing:
             raise BadInput(f"The {self.kind} {name!r} needs {', '.join(missing)}.")
         return self[name](**arguments)
+
+    def made(self, given: str | Mapping[str, Any]) -> Any:
+        """The thing as a recipe says it: its name, or `{name: {argument: value}}`; raises BadInput for anything else.
+
+        >>> Registry("shape").made({"square": {}, "circle": {}})
+        Traceback (most recent call last):
+        holdfast._errors.BadInput: A shape is its name, or one name and its settings, not {'square': {}, 'circle': {}}.
+        """
+        named = {given: None} if isinstance(given, str) else dict(given)
+        (name, settings), *more = list(named.items()) or [("", None)]
+        if not name or more or not isinstance(settings, Mapping | None):
+            raise BadInput(f"A {self.kind} is its name, or one name and its settings, not {given!r}.")
+        return self.build(name, settings or {})

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from scipy.stats import norm
+from scipy.stats import t
 
 from holdfast._errors import BadInput
 from holdfast.data.rows import Row, documents, learnt
+from holdfast.evaluation.loss import SequenceLosses
 
 SCATTER = 7.0
 """Variance over documents, times tokens per document, of the rise, in multiples of the rise.
@@ -24,13 +25,15 @@ class Guard:
     """A text that must be kept: `budget` is the allowed rise of its perplexity (0.02: 2 %).
 
     `control` steers the run; `audits` is the number of documents of the audit probe that will judge it. Rows that do
-    not say which document they are of count as one each.
+    not say which document they are of count as one each. `before` are the losses on the control rows that the rise is
+    counted from; None for those of the model that the run begins with.
     """
 
     name: str
     control: Sequence[Row]
     audits: int
     budget: float
+    before: SequenceLosses | None = None
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
@@ -39,6 +42,8 @@ class Guard:
             raise BadInput(
                 f"{self.name} is too short to be guarded: it needs at least two control and two audit documents."
             )
+        if self.before is not None and len(self.before) != len(self.control):
+            raise BadInput(f"{self.name} has {len(self.control)} control rows, but {len(self.before)} losses before.")
 
     @cached_property
     def controls(self) -> int:
@@ -64,24 +69,23 @@ class Guard:
         spread, tokens = math.sqrt(SCATTER * self.limit / self.tokens), self.tokens
         if self.aim(spread, self.controls, confidence) > 0:
             return
-        width = norm.ppf(0.95) + norm.ppf(confidence) * math.sqrt(2)
-        need = math.ceil((width * spread / self.limit) ** 2)
+        need = min(self.controls, self.audits)
+        while _margin(spread, need, need, confidence) >= self.limit:
+            need += 1 + need // 20
         raise BadInput(
             f"A budget of {self.budget:.2%} on {self.name} cannot be told from chance with {self.controls} "
             f"control and {self.audits} audit documents of {tokens:.0f} tokens; about {need:,} of each would do. "
             "Give it more text, or a larger budget."
         )
 
-    def aim(self, spread: float, looked: int, confidence: float, level: float = 0.95) -> float:
+    def aim(self, spread: float, looked: int, confidence: float) -> float:
         """The highest mean rise, in nats, on `looked` documents that lets the certificate hold with this confidence.
 
         The certificate adds its own one-sided bound to the audit's mean, and that mean differs from the control's by
-        chance: limit - z(level) se_audit - z(confidence) sqrt(se_looked² + se_audit²). `spread` is the standard
+        chance: limit - t(95 %) se_audit - t(confidence) sqrt(se_looked² + se_audit²). `spread` is the standard
         deviation of the rise between documents.
         """
-        audit = spread / math.sqrt(self.audits)
-        chance = math.hypot(audit, spread / math.sqrt(looked))
-        return float(self.limit - norm.ppf(level) * audit - norm.ppf(confidence) * chance)
+        return self.limit - _margin(spread, self.audits, looked, confidence)
 
     def target(self, rise: float, spread: float, confidence: float) -> float:
         """The rise on all control rows that is `aim` there, foretold from one rise and its spread between documents.
@@ -102,3 +106,10 @@ class Guard:
         margin, rise = self.limit - self.aim(spread, looked, confidence), max(rise, 0.0)
         root = margin + math.sqrt(margin**2 + 4 * rise * self.limit)
         return 2 * self.limit / root if root else math.inf
+
+
+def _margin(spread: float, audits: int, looked: int, confidence: float) -> float:
+    """How far the mean of so many documents has to stay below the limit."""
+    audit = spread / math.sqrt(audits)
+    chance = math.hypot(audit, spread / math.sqrt(looked))
+    return float(t.ppf(0.95, audits - 1) * audit + t.ppf(confidence, min(audits, looked) - 1) * chance)

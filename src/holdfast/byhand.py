@@ -43,6 +43,8 @@ def set_gradients(run: Run, gradients: Mapping[str, Any]) -> None:
             raise BadInput(
                 f"The gradient for {name!r} has shape {tuple(gradient.shape)}; the parameter has {tuple(tensor.shape)}."
             )
+        if not torch.isfinite(gradient).all():
+            raise BadInput(f"The gradient for {name!r} is not finite; no step was taken. Lower the learning rate.")
         if isinstance(tensor, DTensor):
             gradient = distribute_tensor(gradient, tensor.device_mesh, tensor.placements)
         tensor.grad = None if name in run.held else gradient.clone()

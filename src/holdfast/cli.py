@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --h
     import holdfast.params.plan
     import holdfast.params.select
     import holdfast.recipe
+    import holdfast.sequence
 
 EXITS = """Exit codes: 0 all went well · 1 a fault of Holdfast itself · 2 something given cannot be used ·
 3 the certificate does not hold · 4 training had to stop (the last admitted weights are kept) · 130 interrupted."""
@@ -89,9 +90,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Carry a recipe out: a run folder with model, log, certificate, samples and report."""
+    """Carry a recipe out: a run folder with model, log, certificate, samples and report; with `tasks`, a sequence."""
     recipes = holdfast.recipe
-    loaded = recipes.load(recipe, overrides or ())
+    values = recipes.values(recipe, overrides or ())
+    if "tasks" in values:
+        _sequence(values, dry_run, resume)
+        return
+    loaded = recipes.load(values)
     if dry_run:
         recipes.render_run_plan(recipes.plan(loaded), console)
         return
@@ -105,6 +110,25 @@ def train(
     console.print(holdfast.evaluation.report.render_table([result.folder]))
     console.print(f"Model: {result.folder / 'final'}   Report: {result.folder / 'report.html'}")
     if result.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
+
+
+def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
+    sequence, report = holdfast.sequence, holdfast.evaluation.report
+    loaded = sequence.load(values)
+    if dry_run:
+        sequence.render_sequence_plan(loaded, console)
+        return
+    holdfast.display.hush()
+    with holdfast.display.Display(console) as display:
+        outcome = sequence.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
+    if outcome.matrix is None:
+        told = outcome.folder / "recipe.yaml"
+        _say(f"Interrupted; what was done is kept. Go on: holdfast train {told} --resume")
+        raise typer.Exit(130)
+    console.print(report.render_sequences([outcome.folder]))
+    console.print(f"Model: {outcome.folder / 'final'}   Report: {outcome.folder / 'report.html'}", soft_wrap=True)
+    if outcome.verdict in ("broken", "undecided"):
         raise typer.Exit(3)
 
 
@@ -180,8 +204,39 @@ def evaluate(
 
 
 @app.command()
+def advise(
+    model: Annotated[str, typer.Argument(help="`tiny`, a folder (a run's final/ too), or a Hub id.")],
+    data: Annotated[str, typer.Option(help="The new text; see evaluate.")],
+    old: Annotated[str | None, typer.Option(help="What it has to know still; default: text that it makes up.")] = None,
+    length: Annotated[int, typer.Option(help="Tokens in a row.", min=2)] = 128,
+    rows: Annotated[int, typer.Option(help="Rows of each text, at most.", min=4)] = 64,
+    debug: Debug = False,
+) -> None:
+    """Say how much to freeze for a new text: how alike they are is measured, what follows from it is the guide's."""
+    holdfast.display.hush()
+    advice = holdfast.recipe.advise(model, data, old=old, length=length, rows=rows)
+    console.print(holdfast.recipe.render_advice(advice))
+
+
+@app.command()
+def grid(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    rule: Annotated[str, typer.Option(help="The rule of it whose strength is tried, such as ewc.")],
+    strengths: Annotated[str, typer.Option(help="Such as 10,100,1000")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Such as train.max_steps=50")] = None,
+    debug: Debug = False,
+) -> None:
+    """Carry a recipe out once for each strength of a rule, without governor: what each learns, and what it keeps."""
+    holdfast.display.hush()
+    tried = holdfast.recipe.numbers(strengths)
+    with holdfast.display.Display(console) as display:
+        pairs = holdfast.recipe.grid(recipe, rule, tried, overrides or (), progress=display.run(rule))
+    console.print(holdfast.recipe.render_grid(pairs, rule))
+
+
+@app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folders of sequences.")],
     output: Annotated[
         Path | None, typer.Option(help="The page; default: report.html in the (first) run folder.")
     ] = None,
@@ -190,8 +245,13 @@ def report(
     """Write one page about one or several runs, and print their table."""
     import holdfast.evaluation.report
 
-    written = holdfast.evaluation.report.write_report(runs, output or runs[0] / "report.html")
-    console.print(holdfast.evaluation.report.render_table(runs))
+    reports, target = holdfast.evaluation.report, output or runs[0] / "report.html"
+    if any(map(reports.is_sequence, runs)):
+        written = reports.write_sequence_report(runs, target)
+        console.print(reports.render_sequences(runs))
+    else:
+        written = reports.write_report(runs, target)
+        console.print(reports.render_table(runs))
     console.print(f"Report: {written}")
 
 

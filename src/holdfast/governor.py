@@ -10,7 +10,7 @@ import torch
 
 from holdfast._errors import BadInput
 from holdfast.budget import Guard
-from holdfast.data.rows import Row
+from holdfast.data.rows import Row, digest, same_rows
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, paired
 from holdfast.objective import items, loss_of
@@ -45,6 +45,8 @@ class Governor(Rule):
     `fraction` then says how much of the way was kept.
     """
 
+    closing = 2
+
     def __init__(
         self,
         guards: Sequence[Guard],
@@ -75,7 +77,7 @@ class Governor(Rule):
     def begin(self, run: Run) -> None:
         for guard in self.guards:
             guard.refuse(self.confidence)
-        self._before = {g.name: self._losses(run, g.control) for g in self.guards}
+        self._before = {g.name: g.before or self._losses(run, g.control) for g in self.guards}
         self._admitted = run.base.values
 
     def batch(self, run: Run, window: Window) -> Window:
@@ -89,13 +91,14 @@ class Governor(Rule):
                 self._look(run)
 
     def end(self, run: Run) -> None:
-        if run.step and self._before:
+        if run.step and self._before and not run.interrupted:
             with run.aside():
                 write(run.tensors, self.settled(run))
         self._average, self._admitted, self._recent = {}, {}, []
 
     def prepared(self) -> State:
-        return {"before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
+        rows = {g.name: digest(g.control) for g in self.guards}
+        return {"rows": rows, "before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
 
     def state(self) -> State:
         return {
@@ -105,16 +108,19 @@ class Governor(Rule):
             "futile": self._futile,
             "peak": self._peak,
             "targets": self._targets,
+            "recent": self._recent,
         }
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
         if prepared is not None:
+            same_rows({g.name: g.control for g in self.guards}, prepared["rows"])
             self._before = {n: SequenceLosses(s["total"], s["tokens"]) for n, s in prepared["before"].items()}
         device = next(iter(run.tensors.values())).device
         self._average = {n: t.to(device) for n, t in state["average"].items()}
         self._admitted = {n: t.to(device) for n, t in state["admitted"].items()}
         self._counted, self._futile, self._peak = state["counted"], state["futile"], state["peak"]
         self._targets = dict(state["targets"])
+        self._recent = [{k: t.to(device) for k, t in batch.items()} for batch in state["recent"]]
 
     # Looking --------------------------------------------------------------------------------------------------------
 
@@ -162,9 +168,8 @@ class Governor(Rule):
     def _walk_back(self, run: Run) -> None:
         """The largest part of the way from the last admitted weights to the average that the budget allows."""
         fraction = self._largest(run, self._admitted, self._average, self.look)
-        write(run.tensors, self._average)
+        self._admitted = self._between(run, self._admitted, self._average, fraction)
         run.walk_back(self._admitted, fraction)
-        self._admitted = copied(run.tensors)
         self._futile = self._futile + 1 if fraction < 0.1 else 0
         self._say(run, "walked back", fraction=fraction)
         if self._futile >= self.patience:
@@ -258,5 +263,5 @@ class Governor(Rule):
         return replace(losses, total=run.agreed(losses.total))
 
     def _say(self, run: Run, action: str, **figures: object) -> None:
-        strengths = {type(r).__name__.lower(): r.strength for r in run.rules if r.strength}
+        strengths = {run.name(r): r.strength for r in run.rules if r.strength}
         run.log("governor", action=action, strengths=strengths, **figures)

@@ -123,7 +123,7 @@ class Movement:
 
     def _split(self, group: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """One group for each rate, with the options of the whole."""
-        parts: dict[float, list[nn.Parameter]] = {}
+        parts: dict[float, list[nn.Parameter]] = {} if group["params"] else {float(group["lr"]): []}
         for p in group["params"]:
             parts.setdefault(self._rates[id(p)], []).append(p)
         for rate, params in parts.items():
@@ -139,7 +139,7 @@ class Movement:
 
     @torch.no_grad()
     def _edit(self, asked: Sequence[Rule]) -> None:
-        if asked:
+        if asked and not self._skipped():
             ordered = sorted(asked, key=lambda r: r.kind)
             with self._run.uncast():
                 for name, tensor in self._tensors.items():
@@ -147,6 +147,11 @@ class Movement:
                         self._ask(ordered, name, self._rates[id(tensor)])
         self._before = {}
         torch.clear_autocast_cache()
+
+    def _skipped(self) -> bool:
+        """Whether a fused optimiser left this step out, because a gradient scaler had found an overflow."""
+        found = getattr(self._optimizer, "found_inf", None)
+        return found is not None and bool(found)
 
     def _ask(self, ordered: Sequence[Rule], name: str, rate: float) -> None:
         param = self._run.params[name]

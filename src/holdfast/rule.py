@@ -68,6 +68,8 @@ class Rule:
     strength: float | None = None
     kind: Kind = Kind.SCALE
     looks_back: bool = False
+    closing: int = 0
+    """Rules that change weights in `end` do so after those of a lower number."""
 
     def begin(self, run: Run) -> None:
         """Before the first step of a run, never again; in evaluation mode and a random state of its own."""
@@ -121,7 +123,7 @@ rules: Registry[type[Rule]] = Registry("rule")
 """Every rule by the name that recipes use."""
 
 
-class _Wrapper(Rule):
+class Wrapper(Rule):
     """Forwards everything to the wrapped rule; its open gate is narrowed by `_open` and `wants`."""
 
     def __init__(self, rule: Rule):
@@ -142,6 +144,10 @@ class _Wrapper(Rule):
     @property
     def looks_back(self) -> bool:  # type: ignore[override]
         return self.rule.looks_back
+
+    @property
+    def closing(self) -> int:  # type: ignore[override]
+        return self.rule.closing
 
     def hooks(self) -> frozenset[str]:
         return self.rule.hooks()
@@ -189,7 +195,7 @@ class _Wrapper(Rule):
         return True
 
 
-class Every(_Wrapper):
+class Every(Wrapper):
     """The rule speaks in every n-th optimiser step only."""
 
     def __init__(self, n: int, rule: Rule):
@@ -202,7 +208,7 @@ class Every(_Wrapper):
         return number % self.n == 0
 
 
-class During(_Wrapper):
+class During(Wrapper):
     """The rule speaks only while `first <= completed optimiser steps < last`."""
 
     def __init__(self, first: int, last: int, rule: Rule):
@@ -215,7 +221,7 @@ class During(_Wrapper):
         return self.first < number <= self.last
 
 
-class Within(_Wrapper):
+class Within(Wrapper):
     """The rule moves, or holds, only the selected parameters."""
 
     def __init__(self, select: Select, rule: Rule):

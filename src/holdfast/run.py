@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from holdfast._errors import BadInput, HoldfastError, TrainingStopped, Unsupported
+from holdfast._errors import BadCheckpoint, BadInput, HoldfastError, TrainingStopped, Unsupported
 from holdfast.before import Base
 from holdfast.byhand import backward, set_gradients
 from holdfast.movement import Movement
 from holdfast.params.inventory import inventory
-from holdfast.params.weights import between, copied, local, swapped, write
+from holdfast.params.weights import copied, local, swapped, write
 from holdfast.rule import Batch, Kind, Rule, State, Window
 from holdfast.states import aside, cloned, keys, random_state, seeded, set_random_state
 
@@ -26,8 +26,10 @@ class Run:
     """All that a rule may see of a training run, and the pipeline that asks the rules.
 
     `step` counts completed optimiser steps; `params` maps the path of each trainable parameter to its `Param`;
-    `stopped` says why the run was asked to stop, or is None; `penalties` holds the last penalty of each rule; `loss` is
-    that of the step just done, penalties included (a scalar on the device; None after a step from ready gradients).
+    `stopped` says why the run was asked to stop, or is None; `interrupted` that it will be resumed; `penalties` holds
+    the last penalty of each rule; `loss` is that of the step just done, penalties included (a scalar on the device;
+    None after a step from ready gradients).
+    `total` is the number of steps that the host means to make, None where it did not say.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Run:
         seed: int = 0,
         scheduler: Any = None,
         sinks: Sequence[Callable[[dict[str, Any]], None]] = (),
+        total: int | None = None,
     ):
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.rules, self.seed = list(rules), seed
+        self.rules, self.seed, self.total = list(rules), seed, total
         self.step = 0
         self.stopped: str | None = None
+        self.interrupted = False
         self.journal: list[dict[str, Any]] = []
         self.penalties: dict[str, Tensor] = {}
         self.loss: Tensor | None = None
@@ -57,6 +61,8 @@ class Run:
         self._micro_batches = 1
         self._finite: Tensor | None = None
         self._watched: Tensor | None = None
+        self._spoke: set[str] = set()
+        self.listens = False
         self._open = False
         self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
 
@@ -122,13 +128,13 @@ class Run:
         self.stopped = self.stopped or reason
 
     @torch.no_grad()
-    def walk_back(self, towards: Mapping[str, Tensor], fraction: float) -> None:
-        """Keep `fraction` of the way from `towards` to the present weights, and as much of Adam's first moment.
+    def walk_back(self, values: Mapping[str, Tensor], fraction: float) -> None:
+        """Go on from `values`, which lie a `fraction` of the way, with as much of Adam's first moment.
 
         Weights only: schedule, random state, step and data go on, and so does the second moment.
         """
-        write(self.tensors, between(towards, {n: local(self.tensors[n]) for n in towards}, fraction))
-        for name in towards:
+        write(self.tensors, values)
+        for name in values:
             moment = self.optimizer.state.get(self.tensors[name], {}).get("exp_avg")
             if moment is not None:
                 moment.mul_(fraction)
@@ -163,8 +169,16 @@ class Run:
             value = rule.penalty(self, batch, outputs)
             if value is not None:
                 total = total + value / self._micro_batches
-                self.penalties[self._keys[id(rule)].removesuffix("-1")] = value.detach()
+                key = self.name(rule)
+                self.penalties[key] = value.detach()
+                self._spoke.add(key)
+        if self.listens and (loss := _loss(outputs)) is not None:
+            self.watch(loss / self._micro_batches + total)
         return total
+
+    def name(self, rule: Rule) -> str:
+        """What a rule is called in journal and states: its class in small letters, numbered from the second one on."""
+        return self._keys[id(rule)].removesuffix("-1")
 
     def hold(self) -> None:
         """Ask the rules what must not move in the next step; `batch` asks too, so only a change in between needs it."""
@@ -207,8 +221,11 @@ class Run:
 
     def after(self) -> None:
         """Count the step and let the rules look; call it after the scheduler's step."""
+        self._check()
         self.step += 1
         self.loss, self._watched = self._watched, None
+        self.penalties = {key: value for key, value in self.penalties.items() if key in self._spoke}
+        self._spoke = set()
         for rule in self._active("after"):
             rule.after(self)
 
@@ -218,9 +235,10 @@ class Run:
             return
         self._open = False
         self._movement.take_off()
+        ending = sorted(self.rules, key=lambda rule: rule.closing)
         with ExitStack() as stack:  # every rule ends, also where one of them fails to
             stack.callback(self._clear)
-            for rule in reversed(self.rules):
+            for rule in ending[::-1]:
                 stack.callback(rule.end, self)
 
     def advance(
@@ -287,6 +305,7 @@ class Run:
     def restore(self, snapshot: State) -> None:
         """Back to a snapshot: weights, optimiser, scheduler, random state, and the rules' state."""
         write(self.tensors, snapshot["weights"])
+        self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.load_state_dict(cloned(snapshot["optimizer"]))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(snapshot["scheduler"]))
@@ -314,7 +333,10 @@ class Run:
         self._restore(prepared["rules"], state)
 
     def _restore(self, prepared: State | None, state: State) -> None:
+        self._same_rules(state["rules"])
         self.step, self.stopped = state["step"], state["stopped"]
+        self._finite, self._watched = None, None
+        self._generators = {}
         self._movement.moved = set(state["moved"])
         by_key = {self._keys[id(r)]: r for r in self.rules}
         for key, saved in state["generators"].items():
@@ -323,6 +345,13 @@ class Run:
             if state["strengths"][key] is not None:
                 rule.strength = state["strengths"][key]
             rule.restore(self, None if prepared is None else prepared[key], state["rules"][key])
+
+    def _same_rules(self, saved: Mapping[str, Any]) -> None:
+        if saved.keys() != set(self._keys.values()):
+            raise BadCheckpoint(
+                f"This state is of a run with the rules {', '.join(sorted(saved)) or 'none'}, not "
+                f"{', '.join(sorted(set(self._keys.values()))) or 'none'}. Resume with the rules that it had then."
+            )
 
     @property
     def _wrapped(self) -> bool:
@@ -344,25 +373,40 @@ class Run:
 
     def _check(self) -> None:
         """Refuse a step after a loss that was not finite."""
-        if self._finite is not None and bool(self.agreed(self._finite.float()) < 1):
+        finite, self._finite = self._finite, None
+        if finite is not None and bool(self.agreed(finite.float()) < 1):
             message = f"The loss was not a finite number in step {self.step + 1}, so that step was not taken."
             self.log("note", text=message)
             raise TrainingStopped(
                 f"{message} Lower the learning rate, or look for empty or broken records in the data."
             )
-        self._finite = None
+
+
+def _loss(outputs: Any) -> Tensor | None:
+    """The loss that a model's outputs hold, if they do."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    return loss.detach() if isinstance(loss, Tensor) else None
 
 
 @contextmanager
 def attach(
-    rules: Sequence[Rule], model: nn.Module, optimizer: Optimizer, *, seed: int = 0, scheduler: Any = None
+    rules: Sequence[Rule],
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    seed: int = 0,
+    scheduler: Any = None,
+    total: int | None = None,
 ) -> Iterator[Run]:
     """The rules in anybody's own training loop.
 
-    Call `run.batch([...])` on the micro-batches of a step, add `run.penalty(batch, outputs)` to each loss, and call
-    `run.after()` after the optimiser's and the scheduler's step. Everything is taken off again at the end.
+    Call `run.batch([...])` on the micro-batches of a step, add `run.penalty(batch, outputs)` to each loss (it notes
+    `outputs.loss`, so that rules know it and no step is made on nan; give any other loss to `run.watch`), and call
+    `run.after()` after the optimiser's and the scheduler's step. Everything is taken off at the end. `total` is the
+    number of steps that there will be, for rules whose schedule goes by it.
     """
-    run = Run(model, optimizer, rules, seed=seed, scheduler=scheduler)
+    run = Run(model, optimizer, rules, seed=seed, scheduler=scheduler, total=total)
+    run.listens = True
     try:
         run.begin()
         yield run

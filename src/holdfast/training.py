@@ -69,6 +69,7 @@ class RulesMixin:
         finally:
             self._resumed = None
             if self.run is not None:
+                self.run.interrupted |= self.interrupted
                 self.run.end()
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
@@ -124,6 +125,17 @@ class RulesMixin:
             raise Unsupported(
                 "auto_find_batch_size restarts a run behind the rules' backs; set the batch size yourself."
             )
+        if self.args.load_best_model_at_end and any(rule.closing for rule in self.rules):
+            late = ", ".join(type(rule).__name__ for rule in self.rules if rule.closing)
+            raise Unsupported(
+                f"load_best_model_at_end loads other weights before {late} can end; use the rule `rollback` for that."
+            )
+        devices = set((getattr(self.model, "hf_device_map", None) or {}).values())  # type: ignore[attr-defined]
+        if self.args.n_gpu > 1 or len(devices) > 1:
+            raise Unsupported(
+                "One process over several GPUs is not supported; start one for each (`accelerate launch`, `torchrun`), "
+                "or let CUDA_VISIBLE_DEVICES name one."
+            )
         if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
             raise Unsupported(
                 "DeepSpeed's own optimiser steps where no rule can look; use FSDP2 or plain data parallel."
@@ -145,6 +157,7 @@ class RulesMixin:
             seed=self.args.seed,
             scheduler=scheduler,
             sinks=self.sinks if self.args.process_index == 0 else (),
+            total=self.state.max_steps,
         )
         if self._resumed is None:
             self.run.begin()
@@ -239,6 +252,7 @@ class _Bridge(TrainerCallback):
         if run.stopped:
             control.should_training_stop = True
         if bool(run.agreed(torch.tensor(float(self.trainer.interrupted))) > 0):
+            run.interrupted = True
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -76,7 +76,7 @@ def test_knobs_out_of_range_are_refused(knob: dict[str, float]) -> None:
 
 
 def test_methods_are_found_by_name() -> None:
-    assert methods.names() == ["full", "lora"] and methods["full"] is full
+    assert methods.names() == ["full", "lora", "osf"] and methods["full"] is full
     model = build("llama")
     model.requires_grad_(False)
     assert methods.build("full", {"model": model, "seed": 1}) is model
@@ -93,7 +93,11 @@ def test_an_adapter_is_loaded_with_its_base(tmp_path: Path) -> None:
     batch = {"input_ids": torch.tensor([[1, 5, 9, 40]])}
     again = load_adapted(tmp_path / "adapter")
     assert torch.equal(again.model.eval()(**batch).logits, wrapped.eval()(**batch).logits)
-    assert load_adapted("tiny").digest == base.digest == again.digest
+    assert load_adapted("tiny").digest == base.digest != again.digest == load_adapted(tmp_path / "adapter").digest
+    assert not any(p.requires_grad for p in again.model.parameters())
+    learning = load_adapted(tmp_path / "adapter", trainable=True)
+    trained = {name for name, p in learning.model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in learning.model.named_parameters() if "lora_" in name}
     (tmp_path / "adapter/adapter_model.safetensors").rename(tmp_path / "adapter/adapter_model.bin")
     with pytest.raises(BadInput, match=r"no adapter_model\.safetensors"):
         load_adapted(tmp_path / "adapter")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from holdfast._errors import BadInput
 from holdfast.data.formats import Chat, Completion, Text, read
-from holdfast.data.splitting import OPENING, distinct, documents, split, words
+from holdfast.data.splitting import OPENING, apart, distinct, documents, split, words
 
 SHARES = {"audit": 0.3, "control": 0.3, "replay": 0.4}
 
@@ -117,3 +117,25 @@ def test_too_little_text_is_said_to_be_too_little() -> None:
 
 def test_chinese_characters_are_words() -> None:
     assert words("春花秋月 何时了, it's") == ["春", "花", "秋", "月", "何", "时", "了", "it", "s"]
+
+
+def test_short_texts_that_are_the_same_stand_in_one_part_only() -> None:
+    texts = [Text(f"Only seven words, and number {i % 20} last.") for i in range(60)]
+    parts = split(texts, {"audit": 0.5, "control": 0.5})
+    assert not {t.text for t in parts["audit"]} & {t.text for t in parts["control"]}
+
+
+def test_rows_that_share_a_passage_with_judged_ones_are_left_out() -> None:
+    draw = random.Random(0)
+    judged = [{"input_ids": (ids := [draw.randrange(500) for _ in range(64)]), "labels": ids} for _ in range(20)]
+    own = [{"input_ids": (ids := [draw.randrange(500) for _ in range(64)]), "labels": ids} for _ in range(20)]
+    mixed = [
+        {"input_ids": (ids := [*row["input_ids"][:40], *judged[i]["input_ids"][11:31]]), "labels": ids}
+        for i, row in enumerate(own)
+    ]
+    near = [
+        {"input_ids": (ids := [*row["input_ids"][:40], *judged[i]["input_ids"][11:30]]), "labels": ids}
+        for i, row in enumerate(own)
+    ]
+    short = [{"input_ids": judged[0]["input_ids"][3:8], "labels": [0] * 5}, {"input_ids": [501] * 5, "labels": [0] * 5}]
+    assert apart([*own, *mixed, *near, *short], judged) == [*own, *near, short[1]]

@@ -182,3 +182,10 @@ def test_parts_of_one_document_are_resampled_together() -> None:
     flat = SequenceLosses(torch.zeros(60, dtype=torch.float64), alike.tokens)
     apart = paired(flat, SequenceLosses(alike.total, alike.tokens))
     assert paired(flat, alike).se == pytest.approx(apart.se * 3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [6, 12])
+def test_bounds_from_few_items_hold_about_as_often_as_they_say(n: int) -> None:
+    draw = np.random.default_rng(0)
+    found = [mean_interval(draw.normal(0, 1, n), resamples=400, seed=i).upper >= 0 for i in range(800)]
+    assert 0.93 < sum(found) / 800 < 0.98

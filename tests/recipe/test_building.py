@@ -17,9 +17,16 @@ from holdfast.recipe.building import built_rules, steps, training_arguments
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.schema import checked
 from holdfast.recipe.texts import Texts
+from holdfast.remedies.agem import AGEM
 from holdfast.remedies.distill import Distill
+from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
+from holdfast.remedies.mas import MAS
+from holdfast.remedies.migu import MIGU
+from holdfast.remedies.olora import OLoRA
+from holdfast.remedies.progressive import Progressive
 from holdfast.remedies.replay import Replay
+from holdfast.remedies.si import SI
 from holdfast.rule import During, Every, Rule, Within
 from holdfast.strategies.rollback import Rollback
 from holdfast.strategies.selective import Selective
@@ -141,3 +148,21 @@ def test_only_long_runs_write_checkpoints_unless_asked(tmp_path: Path) -> None:
 def test_values_that_hugging_face_refuses_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="`train` cannot be used"):
         training_arguments(recipe(tmp_path, "train.eval_strategy=sometimes"), 10, tmp_path)
+
+
+def test_anchors_take_their_text_and_their_folder_and_grow(base: Base, tmp_path: Path) -> None:
+    asked = recipe(
+        tmp_path,
+        "rules=[ewc: {source: self, estimator: sampled, layers: {mlp: 2}, progressive: 7}, mas: {source: self}, "
+        "si: {}, agem: {source: self, rows: 3}, migu: {top: 0.5}, olora: {adapters: [somewhere]}]",
+    )
+    made = built_rules(asked, base, base.model, Texts(asked, base), 100, tmp_path / "run")
+    ewc, mas, si, agem, migu, olora = made[:6]
+    assert isinstance(ewc, Progressive) and ewc.over == 7 and isinstance(ewc.rule, EWC) and ewc.strength == 100.0
+    assert ewc.rule.folder == tmp_path / "run" / "ewc" and ewc.rule.source and ewc.rule.layers == {"mlp": 2}
+    assert isinstance(mas, MAS) and mas.source == ewc.rule.source and mas.pad_id == base.pad_id
+    assert isinstance(si, SI) and si.folder == tmp_path / "run" / "si"
+    assert isinstance(agem, AGEM) and agem.rows == 3 and isinstance(migu, MIGU) and isinstance(olora, OLoRA)
+    assert resolved(asked)["rules"][0]["ewc"]["layers"] == {"mlp": 2}
+    with pytest.raises(BadInput, match="a number of steps"):
+        recipe(tmp_path, "rules=[l2sp: {progressive: fast}]")

@@ -87,3 +87,16 @@ def test_a_text_that_is_too_short_says_so(base: Base, tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(BadInput, match="empty"):
         Texts(load({"base": "tiny", "learn": str(file)}), base).learn  # noqa: B018
+
+
+def test_no_rule_reads_what_measures_the_run(base: Base, tmp_path: Path) -> None:
+    texts = Texts(recipe(tmp_path), base)
+    (old,) = texts.recipe.keep.suites
+    assert not ids(texts.source(texts.recipe.learn.data)) & ids(texts.learn[1].rows)
+    copy = tmp_path / "copy.txt"
+    copy.write_text(Path(old).read_text("utf-8"), "utf-8")
+    judged = [row["input_ids"] for part in (texts.guarded[old].control, texts.guarded[old].audit) for row in part.rows]
+    passages = {tuple(row[i : i + 20]) for row in judged for i in range(len(row) - 19)}
+    for found in (texts.source(str(copy)), Texts(recipe(tmp_path, f"learn.data={copy}"), base).learn[0]):
+        rows = [row["input_ids"] for row in found]
+        assert rows and not passages & {tuple(row[i : i + 20]) for row in rows for i in range(len(row) - 19)}

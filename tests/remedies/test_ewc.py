@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from holdfast._errors import BadInput
+from holdfast import checkpoint
+from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.data.rows import collate
+from holdfast.params.fisher import normalised
+from holdfast.params.own_labels import fisher_exact, fisher_sampled
+from holdfast.remedies.carried import FILE, read
 from holdfast.remedies.ewc import EWC
-from tests.test_every_rule import ROWS, batches, started
+from holdfast.remedies.mas import MAS
+from holdfast.run import Run
+from tests.models import build
+from tests.test_every_rule import EARLIER, ROWS, batches, drop_alike, started
 
 
 def test_importance_is_the_mean_square_of_per_example_gradients_with_mean_one() -> None:
@@ -62,3 +72,89 @@ def test_important_weights_move_less_than_under_an_even_pull(kind: str) -> None:
 def test_without_rows_it_says_so() -> None:
     with pytest.raises(BadInput, match="no rows"):
         EWC([])
+
+
+@pytest.mark.parametrize(("estimator", "score"), [("sampled", fisher_sampled), ("exact", fisher_exact)])
+def test_other_estimators_are_those_of_params_with_mean_one(estimator: Any, score: Any) -> None:
+    rule = EWC(ROWS[:4], estimator=estimator, batch_size=3)
+    run = started("llama", [rule])
+    expected = normalised(score(run.model, [collate(ROWS[:4], 0)], paths=set(run.params)))
+    assert all(torch.allclose(rule.importance[n], t, rtol=1e-3, atol=1e-4) for n, t in expected.items())
+
+
+def test_adams_second_moment_is_collected_and_then_holds_back(tmp_path: Path) -> None:
+    rule = EWC(estimator="adam", strength=1e4, warmup=3, folder=tmp_path)
+    run, free = started("llama", [rule]), started("llama", [])
+    for step, batch in enumerate(batches(4)):
+        assert bool(rule.importance) == (step >= 3)
+        drop_alike(run, batch)
+        drop_alike(free, batch)
+        alike = all(torch.equal(t, free.tensors[n]) for n, t in run.tensors.items())
+        assert alike == (step < 3)
+        if step == 2:
+            moments = normalised({n: run.optimizer.state[t]["exp_avg_sq"].clone() for n, t in run.tensors.items()})
+            assert all(torch.equal(rule.importance[n], t) for n, t in moments.items())
+    late = normalised({n: run.optimizer.state[t]["exp_avg_sq"].clone() for n, t in run.tensors.items()})
+    run.end()
+    found = read(tmp_path / FILE, run)
+    assert all(torch.allclose(found[n], t) for n, t in late.items())
+
+
+def test_the_moment_of_an_optimiser_that_goes_on_counts_from_the_first_step() -> None:
+    first = started("llama", [])
+    for batch in batches(3):
+        first.advance(batch)
+    first.end()
+    second = Run(first.model, first.optimizer, [rule := EWC(estimator="adam")])
+    second.begin()
+    assert set(rule.importance) == set(second.params)
+    second.end()
+
+
+def test_a_pull_is_no_part_of_adams_second_moment() -> None:
+    """TRACE squares gradients with its own penalty in them; a pull comes after the gradient."""
+    moments = []
+    for rules_ in ([], [EWC(estimator="adam", importance=EARLIER, strength=1e6)]):
+        run = started("llama", rules_)
+        drop_alike(run, batches(1)[0])
+        moments.append({n: run.optimizer.state[t]["exp_avg_sq"] for n, t in run.tensors.items()})
+    assert all(torch.equal(t, moments[1][n]) for n, t in moments[0].items())
+
+
+def test_what_was_collected_survives_a_resume_and_goes_with_a_rollback(tmp_path: Path) -> None:
+    rule = EWC(estimator="adam", warmup=2)
+    run = started("llama", [rule])
+    run.advance(batches(1)[0])
+    early = run.snapshot()
+    for batch in batches(2):
+        run.advance(batch)
+    collected = dict(rule.importance)
+    fresh = EWC(estimator="adam", warmup=2)
+    checkpoint.write_state(tmp_path, "prepared", run.prepared())
+    checkpoint.write_state(tmp_path, "state", run.state())
+    again = started("llama", [])
+    again.end()
+    resumed = Run(again.model, again.optimizer, [fresh])
+    resumed.begin(checkpoint.read_state(tmp_path, "prepared"), checkpoint.read_state(tmp_path, "state"))
+    assert collected and all(torch.equal(fresh.importance[n], t) for n, t in collected.items())
+    run.restore(early)
+    assert not rule.importance
+
+
+def test_strengths_compare_between_estimators() -> None:
+    """Whatever it is measured by, importance has mean 1; a mean loss or a squared batch would not change that."""
+    for rule in (EWC(ROWS[:4]), EWC(ROWS[:4], estimator="sampled"), EWC(ROWS[:4], estimator="exact"), MAS(ROWS[:4])):
+        started("llama", [rule])
+        assert torch.cat([t.flatten() for t in rule.importance.values()]).mean() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_adam_is_refused_where_it_cannot_tell() -> None:
+    with pytest.raises(Unsupported, match="A and B"):
+        started("lora", [EWC(estimator="adam")])
+    model = build("llama")
+    with pytest.raises(Unsupported, match="SGD"):
+        Run(model, torch.optim.SGD(model.parameters()), [EWC(estimator="adam")]).begin()
+    with pytest.raises(UnknownName, match="empirical"):
+        EWC(ROWS, estimator="emprical")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="nothing to measure"):
+        EWC()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast._errors import BadInput
-from holdfast.strategies.depth import below_top
+from holdfast.params.depth import below_top
 from holdfast.strategies.unfreezing import Unfreezing
 from tests.models import LAYERS
 from tests.strategies.hand import by_hand, step

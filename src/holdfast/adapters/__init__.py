@@ -1,5 +1,5 @@
 """What is added? One training method per file: all weights, or adapters beside them."""
 
-from holdfast.adapters import full, lora
+from holdfast.adapters import full, lora, osf
 
-__all__ = ["full", "lora"]
+__all__ = ["full", "lora", "osf"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -95,8 +96,10 @@ def _leaves(paths: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
 
 
-def load_adapted(folder: str | Path) -> Base:
+def load_adapted(folder: str | Path, *, trainable: bool = False) -> Base:
     """A base with the adapter in `folder` on it, as a run's `final/` holds it; any other folder or name is a base.
+
+    With `trainable` the adapter can go on learning. The digest changes with the base and with the adapter.
 
     Raises BadInput where the adapter is not in safetensors (pickles are never opened) or does not name its base.
     """
@@ -109,5 +112,7 @@ def load_adapted(folder: str | Path) -> Base:
     if not named:
         raise BadInput(f"{place / CONFIG} does not say which base the adapter belongs to (base_model_name_or_path).")
     base = load_base(named)
-    adapted: Any = PeftModel.from_pretrained(base.model, place)
-    return Base(adapted, base.tokenizer, str(folder), base.digest)
+    adapted: Any = PeftModel.from_pretrained(base.model, place, is_trainable=trainable)
+    parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    return Base(adapted, base.tokenizer, str(folder), digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,13 @@ from transformers.cache_utils import DynamicLayer
 KV_BYTES = 2**30
 LOGITS = 2**26
 """Bounds of one batch: bytes of its KV cache, and elements of its logits."""
+
+
+Script = Callable[[Tensor], Tensor]
+"""Told the last token of each row [rows], it says which token must follow, [rows], -1 where any may; called in turn."""
+
+Follow = tuple[int, int] | Callable[[], Script] | None
+"""What is given rather than sampled: after the first of a pair the second, or a script that each batch begins anew."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,17 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def sample(
-    model: PreTrainedModel, starts: Tensor, draws: Draws, *, length: int, follow: tuple[int, int] | None
+    model: PreTrainedModel, starts: Tensor, draws: Draws, *, length: int, follow: Follow
 ) -> tuple[Tensor, Tensor]:
-    """Continue `starts` [rows, s] to `length` tokens; returns the ids and which were given, [rows, length] each.
-
-    `follow` is a pair (EOS, BOS): after an EOS the BOS is given.
-    """
+    """Continue `starts` [rows, s] to `length` tokens; returns the ids and which were given, [rows, length] each."""
     size = max(1, min(KV_BYTES // (length * kv_bytes(model)), LOGITS // model.config.get_text_config().vocab_size))
     batches = [slice(i, i + size) for i in range(0, len(starts), size)]
     made = [_sample(model, starts[rows], draws.part(rows, starts.device), length, follow) for rows in batches]
     return torch.cat([ids for ids, _ in made]), torch.cat([given for _, given in made])
 
 
-def _sample(
-    model: PreTrainedModel, starts: Tensor, draws: Draws, length: int, follow: tuple[int, int] | None
-) -> tuple[Tensor, Tensor]:
+def _sample(model: PreTrainedModel, starts: Tensor, draws: Draws, length: int, follow: Follow) -> tuple[Tensor, Tensor]:
+    script = _script(follow)
     ids = torch.cat([starts, starts.new_zeros(len(starts), length - starts.shape[1])], dim=1)
     given = torch.arange(length, device=ids.device).expand_as(ids) < starts.shape[1]
     past, begin = _cache(model, length), 0
@@ -79,12 +83,19 @@ def _sample(
         past = outputs.get("past_key_values")
         begin = 0 if past is None else position
         token = draws.token(outputs.logits[:, -1], position)
-        if follow is not None:
-            ended = ids[:, position - 1, None] == follow[0]
-            token = torch.where(ended, follow[1], token)
-            given = given | (ended & (torch.arange(length, device=ids.device) == position))
+        if script is not None:
+            forced = script(ids[:, position - 1])[:, None]
+            token = torch.where(forced >= 0, forced, token)
+            given = given | ((forced >= 0) & (torch.arange(length, device=ids.device) == position))
         ids[:, position, None] = token
     return ids, given
+
+
+def _script(follow: Follow) -> Script | None:
+    if not isinstance(follow, tuple):
+        return None if follow is None else follow()
+    before, after = follow
+    return lambda last: torch.where(last == before, after, -1)
 
 
 def _cache(model: PreTrainedModel, length: int) -> DynamicCache | None:

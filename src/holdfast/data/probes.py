@@ -18,6 +18,9 @@ from holdfast.data.store import Folder
 SELF = "self"
 """The name of the text that the base makes up itself."""
 
+SOUND, CHAT = f"{SELF}/sound", f"{SELF}/chat"
+"""Names of such text for rules: without what is badly made, and as conversations in the chat template."""
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -7,14 +7,14 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadCheckpoint, BadInput
 from holdfast.data.chat import chat
 from holdfast.data.formats import Chat, Completion, Record, Text
 from holdfast.data.packing import IGNORED as IGNORED
@@ -178,6 +178,16 @@ def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator
         count = max(1, batch_tokens // max(1, lengths[order[0]]))
         yield order[:count]
         order = order[count:]
+
+
+def same_rows(rows: Mapping[str, Sequence[Row]], digests: Mapping[str, str]) -> None:
+    """Raise BadCheckpoint where a text's rows are not those whose digest was kept."""
+    for name, found in rows.items():
+        if digests.get(name) != digest(found):
+            raise BadCheckpoint(
+                f"The rows of {name} are not those that the run was measured on before, so nothing can be compared "
+                "with that. Resume with the same text (for text that the model makes up: on the machine that made it)."
+            )
 
 
 def digest(rows: Sequence[Row]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from holdfast._errors import BadInput
 from holdfast.data.formats import Chat, Completion, Record, Text
@@ -21,6 +26,8 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]
 """A word; Chinese and Japanese characters stand for themselves."""
 
 Window = tuple[str, ...]
+Hashes = NDArray[np.uint64]
+logger = logging.getLogger(__name__)
 
 
 def documents(text: str, *, size: int = 1500) -> list[str]:
@@ -89,6 +96,31 @@ def fresh(rows: Sequence[Sequence[int]], *, window: int = 13, share: float = 0.5
     return kept
 
 
+def apart(rows: Sequence[Row], judged: Sequence[Row], *, window: int = 20) -> list[Row]:
+    """Rows that share no passage of `window` tokens with any judged one (of shorter rows: not the whole)."""
+    known = {size: _passages(judged, size) for size in {min(window, len(row["input_ids"])) for row in rows}}
+    kept = []
+    for row in rows:
+        size = min(window, len(row["input_ids"]))
+        if not np.isin(_hashes(row, size), known[size]).any():
+            kept.append(row)
+    if len(kept) < len(rows):
+        logger.warning("%d of %d rows stand in a text that judges and were left out.", len(rows) - len(kept), len(rows))
+    return kept
+
+
+def _passages(rows: Sequence[Row], size: int) -> Hashes:
+    found = [_hashes(row, size) for row in rows if len(row["input_ids"]) >= size]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.uint64)
+
+
+def _hashes(row: Row, size: int) -> Hashes:
+    """A number for each passage of `size` tokens (polynomial, modulo 2^64)."""
+    ids = np.asarray(row["input_ids"], dtype=np.uint64) + np.uint64(1)
+    powers = np.cumprod(np.full(max(size, 1), 6364136223846793005, dtype=np.uint64))
+    return np.asarray(sliding_window_view(ids, max(size, 1)) @ powers, dtype=np.uint64)
+
+
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation."""
     return WORD.findall(text.lower())
@@ -128,11 +160,11 @@ def _content(item: str | Record) -> str:
 
 
 def _marks(item: str | Record | Row, window: int) -> list[Window]:
-    """What another part must not hold: the windows of running text, the whole of anything else."""
+    """What another part must not hold: the windows of running text, the whole of anything else and of shorter text."""
     if isinstance(item, dict):
         return [tuple(map(str, item["input_ids"]))]
     found = words(_content(item))
-    return _windows(found, window) if isinstance(item, str | Text) else [tuple(found)]
+    return (isinstance(item, str | Text) and _windows(found, window)) or [tuple(found)]
 
 
 def _windows(sequence: Sequence[str], size: int) -> list[Window]:
@@ -141,7 +173,7 @@ def _windows(sequence: Sequence[str], size: int) -> list[Window]:
 
 def _without(item: Item, seen: set[Window], window: int) -> list[Item]:
     """The item without what was seen; nothing where nothing is left of it."""
-    if not isinstance(item, str | Text):
+    if not isinstance(item, str | Text) or len(words(_content(item))) < window:
         return [] if any(mark in seen for mark in _marks(item, window)) else [item]
     left = _cleaned(_content(item), seen, window)
     kept: Any = Text(left) if isinstance(item, Text) else left

@@ -36,13 +36,17 @@ def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited]
     the mean is inside (then `needs` says how many documents would settle it, were the mean to stay), else `broken`.
     The verdict is the worst text's, None where there is no budget.
     """
-    kept_entries = [_kept(audited, sequence_losses(model, audited.probe.rows, pad_id=pad_id)) for audited in kept]
+
+    def after(audited: Audited) -> SequenceLosses:
+        return sequence_losses(model, audited.probe.rows, pad_id=pad_id)
+
+    kept_entries = [kept_entry(audited, after(audited)) for audited in kept]
     verdicts = [entry["verdict"] for entry in kept_entries if entry["verdict"]]
     return {
         "verdict": min(verdicts, key=VERDICTS.index, default=None),
         "budget": {audited.probe.name: audited.budget for audited in kept if audited.budget is not None},
         "kept": kept_entries,
-        "learnt": [_learnt(audited, sequence_losses(model, audited.probe.rows, pad_id=pad_id)) for audited in learnt],
+        "learnt": [learnt_entry(audited, after(audited)) for audited in learnt],
     }
 
 
@@ -75,7 +79,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _kept(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+def kept_entry(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+    """What a certificate says about a text that was to be kept, from the losses on it before and after."""
     rise = paired(audited.before, after)
     judged, needs = verdict(rise, audited.budget)
     return {
@@ -92,7 +97,8 @@ def _kept(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
     }
 
 
-def _learnt(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+def learnt_entry(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
+    """What a certificate says about a text that was learnt, from the losses on it before and after."""
     rise = paired(audited.before, after)
     whole = after.by(after.documents)
     scored = whole.tokens > 0

@@ -46,6 +46,10 @@ class SequenceLosses:
             raise BadInput("There is no token to score: every label of these rows is -100.")
         return float(self.total.sum()) / tokens
 
+    def first(self, n: int) -> SequenceLosses:
+        """Those of the first `n` sequences."""
+        return SequenceLosses(self.total[:n], self.tokens[:n], None if self.documents is None else self.documents[:n])
+
     def by(self, documents: Tensor | None) -> SequenceLosses:
         """The losses of whole documents, which are independent of one another where parts of one are not."""
         if documents is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from holdfast.data.rows import Row
+from holdfast.data.rows import Row, digest, same_rows
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, paired
 from holdfast.params.weights import local
@@ -19,8 +19,9 @@ from holdfast.run import Run
 class Monitor(Rule):
     """Every `every` steps, measures the loss on each text against the base and how far each part of the model moved.
 
-    `learnt` and `kept` map a text's name to its rows. What it sees stands in the run's journal: lines of kind
-    "learn", "probe" and "movement".
+    `learnt` and `kept` map a text's name to its rows; `before` holds losses to compare with where they are not those
+    of the model that the run begins with. What it sees stands in the run's journal: lines of kind "learn", "probe" and
+    "movement".
     """
 
     def __init__(
@@ -29,22 +30,27 @@ class Monitor(Rule):
         kept: Mapping[str, Sequence[Row]] | None = None,
         every: int = 20,
         pad_id: int = 0,
+        before: Mapping[str, SequenceLosses] | None = None,
     ):
         self.learnt, self.kept = dict(learnt or {}), dict(kept or {})
         self.every, self.pad_id = every, pad_id
+        self._given = dict(before or {})
         self._before: dict[str, SequenceLosses] = {}
 
     def begin(self, run: Run) -> None:
-        self._base = run.base
-        self._before = {n: self._losses(run, rows) for n, rows in {**self.learnt, **self.kept}.items()}
+        _ = run.base
+        texts = {**self.learnt, **self.kept}
+        self._before = {n: self._given.get(n) or self._losses(run, rows) for n, rows in texts.items()}
 
     def prepared(self) -> State:
-        return {"before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
+        rows = {n: digest(rows) for n, rows in {**self.learnt, **self.kept}.items()}
+        return {"rows": rows, "before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
         if prepared is not None:
+            same_rows({**self.learnt, **self.kept}, prepared["rows"])
             self._before = {n: SequenceLosses(s["total"], s["tokens"]) for n, s in prepared["before"].items()}
-        self._base = run.base
+        _ = run.base
 
     def after(self, run: Run) -> None:
         if run.step % self.every:

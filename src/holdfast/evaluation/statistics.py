@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, t
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.loss import SequenceLosses
@@ -74,7 +75,9 @@ def bootstrap(
     """The ratio sum(sums) / sum(weights) over items [n] with bootstrap intervals.
 
     Items are drawn with replacement; the bounds are bias-corrected and accelerated (BCa; Efron 1987,
-    doi:10.1080/01621459.1987.10478410), percentiles where BCa is not defined. With sums that are not all finite the
+    doi:10.1080/01621459.1987.10478410), percentiles where BCa is not defined. Their levels are
+    widened for small n as in Hesterberg (2015, doi:10.1080/00031305.2015.1089789, section 4.3: Student's t, and
+    n / (n - 1) for the variance), else bounds from few items are too narrow. With sums that are not all finite the
     mean and every bound are infinite. Raises BadInput for no items, weights that are not positive, or a level outside
     (0, 1).
     """
@@ -90,11 +93,13 @@ def bootstrap(
     if n == 1:
         return Interval(mean, -math.inf, math.inf, math.inf, math.inf, n)
     drawn = np.sort(np.concatenate(list(_resampled(values, sizes, resamples, seed))))
-    se = float(drawn.std(ddof=1)) if resamples > 1 else math.inf
+    few = math.sqrt(n / (n - 1))
+    se = few * float(drawn.std(ddof=1)) if resamples > 1 else math.inf
     if np.ptp(drawn) <= 1e-12 * abs(mean):
         return Interval(mean, mean, mean, mean, 0.0, n)
     tail = (1 - level) / 2
-    low, high, upper = _bca(drawn, mean, _jackknife(values, sizes), (tail, 1 - tail, level))
+    wider = np.clip(norm.cdf(few * t.ppf([tail, 1 - tail, level], n - 1)), 1e-9, 1 - 1e-9).tolist()
+    low, high, upper = _bca(drawn, mean, _jackknife(values, sizes), wider)
     return Interval(mean, low, high, upper, se, n)
 
 

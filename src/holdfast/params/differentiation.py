@@ -25,11 +25,37 @@ Importance = dict[str, Tensor]
 """path -> float32 tensor of the parameter's shape."""
 Progress = Callable[[int], None] | None
 Objective = Callable[[nn.Module, Batch], Tensor]
+TARGETS, WEIGHTS = "targets", "weights"
+"""Keys of a batch that say what `weighed_losses` takes for the answers; the model never sees them."""
 
 
 def losses(model: nn.Module, batch: Batch) -> Tensor:
     """The sum of the token losses of each row in nats [rows]; Unsupported where the model gives no logits."""
     return _token_losses(model, batch)[0].sum(1)
+
+
+def weighed_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum over positions of weight times -log p(target) of each row, in nats [rows].
+
+    `targets` (a token for each logit's position) and `weights` stand in the batch, [rows, positions].
+    """
+    logits = _logits(model, {k: v for k, v in batch.items() if k not in (TARGETS, WEIGHTS)})
+    targets, weights = (pad(batch[k], (logits.shape[1] - batch[k].shape[1], 0)) for k in (TARGETS, WEIGHTS))
+    loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+    return loss.view(targets.shape).mul(weights).sum(1)
+
+
+def predictions(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits [rows, positions, vocabulary], and the label that each position predicts (-100: none) [rows, positions].
+
+    Labels are shifted unless the model is an encoder-decoder or a masked language model.
+    """
+    logits = _logits(model, batch)
+    virtual = logits.shape[1] - batch["labels"].shape[1]  # tokens of prompt tuning, which stand first
+    labels = pad(batch["labels"], (virtual, 0), value=-100)
+    if not _two_sided(model) and getattr(_inner(model), "loss_type", None) != "ForMaskedLM":
+        labels = pad(labels[:, 1:], (0, 1), value=-100)
+    return logits, labels
 
 
 def squared_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -152,11 +178,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """The loss of each token in nats, and which of them count, both [rows, tokens]."""
-    logits = _logits(model, batch)
-    virtual = logits.shape[1] - batch["labels"].shape[1]  # tokens of prompt tuning, which stand first
-    labels = pad(batch["labels"], (virtual, 0), value=-100)
-    if not _two_sided(model) and getattr(_inner(model), "loss_type", None) != "ForMaskedLM":
-        labels = pad(labels[:, 1:], (0, 1), value=-100)
+    logits, labels = predictions(model, batch)
     loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     return loss.view(labels.shape), labels.ne(-100)
 

@@ -19,6 +19,7 @@ from holdfast._registry import Registry
 from holdfast.params.differentiation import Importance
 from holdfast.params.fingerprint import structure, weights
 from holdfast.params.fisher import fisher
+from holdfast.params.own_labels import fisher_exact, fisher_sampled
 from holdfast.params.scores import gradient, magnitude, mas, movement, sensitivity
 
 Score = Callable[..., Importance]
@@ -28,9 +29,9 @@ scores: Registry[Score] = Registry("importance score")
 """`score(model, batches, *, paths=None, progress=None, ...)` -> path -> float32 tensor of the parameter's shape.
 
 >>> scores.names()
-['fisher', 'gradient', 'magnitude', 'mas', 'movement', 'sensitivity']
+['fisher', 'fisher_exact', 'fisher_sampled', 'gradient', 'magnitude', 'mas', 'movement', 'sensitivity']
 """
-for _score in (fisher, gradient, magnitude, mas, movement, sensitivity):
+for _score in (fisher, fisher_exact, fisher_sampled, gradient, magnitude, mas, movement, sensitivity):
     scores.register(_score.__name__)(_score)
 
 QUANTILES = (0.25, 0.5, 0.75)

@@ -168,7 +168,7 @@ class Sums:
 def _probe(batch: Batch) -> dict[str, Tensor]:
     """Two short rows made of a batch's first tokens, without padding, and with a loss for every token."""
     short = {k: v.flatten()[torch.arange(10, device=v.device) % v.numel()].view(2, 5) for k, v in batch.items()}
-    short |= {k: torch.ones_like(v) for k, v in short.items() if k.endswith("attention_mask")}
+    short |= {k: torch.ones_like(v) for k, v in short.items() if k.endswith("attention_mask") or k == "weights"}
     return short | {k: v.clamp(min=0) for k, v in short.items() if k == "labels"}
 
 

@@ -1,22 +1,30 @@
 """YAML to objects and back; the only room that knows every other."""
 
-from holdfast.recipe.loading import load, shipped
+from holdfast.recipe.advising import advise, render_advice
+from holdfast.recipe.loading import load, shipped, values
 from holdfast.recipe.planning import plan, render_run_plan
 from holdfast.recipe.running import Result, run
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.scoring import render_scores, score
+from holdfast.recipe.strengths import grid, numbers, render_grid
 from holdfast.recipe.weighing import render_weighed, weigh
 
 __all__ = [
     "Recipe",
     "Result",
+    "advise",
+    "grid",
     "load",
+    "numbers",
     "plan",
+    "render_advice",
+    "render_grid",
     "render_run_plan",
     "render_scores",
     "render_weighed",
     "run",
     "score",
     "shipped",
+    "values",
     "weigh",
 ]

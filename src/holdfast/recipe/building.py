@@ -21,6 +21,7 @@ from holdfast.params.inventory import inventory
 from holdfast.params.select import matched, parse
 from holdfast.recipe.schema import WRAPPERS, Recipe, settings_of
 from holdfast.recipe.texts import Texts
+from holdfast.remedies.progressive import Progressive
 from holdfast.rule import During, Every, Rule, Within, rules
 
 SHORT = 500
@@ -28,6 +29,11 @@ SHORT = 500
 
 LOOKS = 16
 """How often a monitor looks where the recipe does not say."""
+
+
+def device(recipe: Recipe) -> torch.device:
+    """Where the recipe trains; the base is measured, and writes text, on the same device."""
+    return TrainingArguments(output_dir=recipe.output, use_cpu=bool(recipe.train.get("use_cpu", False))).device
 
 
 def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
@@ -67,9 +73,9 @@ def built_rules(
     """
     made = [_rule(name, given, base, model, texts, folder) for entry in recipe.rules for name, given in entry.items()]
     guards = [
-        Guard(name, text.control.rows, text.audit.documents, budget)
+        Guard(name, text.control.rows, text.audit.documents, text.budget, text.before.get("control"))
         for name, text in texts.guarded.items()
-        if recipe.keep.govern and (budget := recipe.keep.budget_of(name)) is not None
+        if recipe.keep.govern and text.budget is not None
     ]
     governed = {guard.name for guard in guards}
     made.append(_monitor(recipe, base, texts, governed, count))
@@ -94,12 +100,15 @@ def _rule(name: str, given: Mapping[str, Any], base: Base, model: nn.Module, tex
     wrappers = {key: given[key] for key in WRAPPERS if key in given and key not in own}
     arguments = {key: value for key, value in given.items() if key not in wrappers}
     if arguments.get("source") is not None:
-        arguments["source"] = texts.source(arguments["source"])
+        asked = arguments["source"]
+        arguments["source"] = texts.source([asked] if isinstance(asked, str) else asked)
     if "pad_id" in rules.knobs(name):
         arguments["pad_id"] = base.pad_id
     if "folder" in rules.knobs(name) and folder is not None:
         arguments["folder"] = folder / name
     rule: Rule = rules.build(name, arguments)
+    if "progressive" in wrappers:
+        rule = Progressive(wrappers["progressive"], rule)
     if "within" in wrappers:
         select = parse(wrappers["within"])
         matched(select, inventory(model))
@@ -120,5 +129,6 @@ def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], count
     most = recipe.monitor.rows
     evaluation = texts.learn[1]
     kept = {n: t.control.rows[:most] for n, t in texts.guarded.items() if n not in governed}
+    before = {n: t.before["control"].first(most) for n, t in texts.guarded.items() if "control" in t.before}
     every = recipe.monitor.every or max(1, count // LOOKS)
-    return Monitor({evaluation.name: evaluation.rows[:most]}, kept, every=every, pad_id=base.pad_id)
+    return Monitor({evaluation.name: evaluation.rows[:most]}, kept, every=every, pad_id=base.pad_id, before=before)

@@ -13,7 +13,7 @@ import yaml
 from holdfast._errors import BadInput, UnknownName
 from holdfast.adapters.method import methods
 from holdfast.governor import Governor
-from holdfast.recipe.schema import Recipe, checked, settings_of
+from holdfast.recipe.schema import Keep, Recipe, checked, settings_of
 from holdfast.rule import rules
 
 
@@ -23,13 +23,18 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     Values of overrides are YAML; a rule is named (`rules.distill.strength=4`) or counted from 0 (`rules.1.share=0.5`).
     Without `output` the run goes to runs/ and the name of the file. Raises BadInput and UnknownName.
     """
+    return checked(values(recipe, overrides))
+
+
+def values(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a recipe (of a sequence as well: it has `tasks`), as `load` reads them, not yet checked."""
     if isinstance(recipe, Mapping):
         raw, name = dict(recipe), "run"
     else:
         raw, name = parse(_source(recipe), str(recipe)), Path(recipe).stem
     for override in overrides:
         raw = overridden(raw, override)
-    return checked({"output": f"runs/{name}", **raw})
+    return {"output": f"runs/{name}", **raw}
 
 
 def shipped() -> dict[str, str]:
@@ -102,7 +107,8 @@ def _put(place: dict[str, Any], path: Sequence[str], value: Any, override: str) 
         return
     inner = place.get(key)
     if isinstance(inner, list):
-        _put_rule(place, key, rest, value, override)
+        into = _put_named if all(isinstance(entry, Mapping) and "name" in entry for entry in inner) else _put_rule
+        into(place, key, rest, value, override)
         return
     short = {"learn": "data", "method": "name"}.get(key)
     if short and isinstance(inner, str):
@@ -117,24 +123,42 @@ def _put_rule(place: dict[str, Any], key: str, path: Sequence[str], value: Any, 
     """Into an entry of a list of one-key mappings, found by that key or by its number."""
     entries = [{entry: None} if isinstance(entry, str) else dict(entry) for entry in place[key]]
     names = [next(iter(entry), "") for entry in entries]
+    chosen = _chosen(names, key, path)
+    _put(entries[chosen], [names[chosen], *path[1:]], value, override)
+    place[key] = entries
+
+
+def _put_named(place: dict[str, Any], key: str, path: Sequence[str], value: Any, override: str) -> None:
+    """Into an entry of a list of mappings (tasks), found by its `name` or by its number."""
+    entries = [dict(entry) for entry in place[key]]
+    _put(entries[_chosen([entry["name"] for entry in entries], key, path)], path[1:], value, override)
+    place[key] = entries
+
+
+def _chosen(names: Sequence[str], key: str, path: Sequence[str]) -> int:
     chosen = [i for i, name in enumerate(names) if path[0] in (name, str(i))]
     if len(chosen) != 1 or len(path) < 2:
         kind = f"single entry of `{key}` in this recipe called"
         raise UnknownName(kind, ".".join(path), [*names, *map(str, range(len(names)))])
-    entry, name = entries[chosen[0]], names[chosen[0]]
-    _put(entry, [name, *path[1:]], value, override)
-    place[key] = entries
+    return chosen[0]
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe with every default written out, so that it means the same to a later version."""
-    whole = recipe.model_dump(mode="json")
-    whole["keep"] = {**whole["keep"], **({} if recipe.keep.budget is None else _filled(Governor, recipe.keep.settings))}
-    whole["method"] = {"name": recipe.method.name, **_filled(methods[recipe.method.name], recipe.method.arguments)}
-    whole["rules"] = [
-        {name: _filled(rules[name], arguments) for name, arguments in entry.items()} for entry in recipe.rules
-    ]
-    return whole
+    return written_out(recipe.model_dump(mode="json"))
+
+
+def written_out(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked recipe's plain values (a sequence's too) with the defaults of governor, method and rules."""
+    keep, method = whole["keep"], dict(whole["method"])
+    own = {key: value for key, value in keep.items() if key not in Keep.model_fields}
+    name = method.pop("name")
+    return {
+        **whole,
+        "keep": {**keep, **({} if keep["budget"] is None else _filled(Governor, own))},
+        "method": {"name": name, **_filled(methods[name], method)},
+        "rules": [{rule: _filled(rules[rule], given) for rule, given in entry.items()} for entry in whole["rules"]],
+    }
 
 
 def _filled(thing: Any, given: Mapping[str, Any]) -> dict[str, Any]:

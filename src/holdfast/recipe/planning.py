@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +16,7 @@ from torch import nn
 from holdfast.adapters.method import methods
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.budget import Guard
-from holdfast.data.probes import SELF
+from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
@@ -23,6 +24,7 @@ from holdfast.recipe.building import LOOKS, steps, training_arguments
 from holdfast.recipe.schema import Recipe, settings_of
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.remedies.replay import Replay
+from holdfast.remedies.schedules import average
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def plan(recipe: Recipe) -> Plan:
     rows = len(texts.learn[0])
     args = training_arguments(recipe, rows, Path(recipe.output))
     count, batch = steps(args, rows), args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    share = sum(given.get("share", settings_of(Replay)["share"]) for name, given in _rules(recipe) if name == "replay")
+    shares = [given.get("share", settings_of(Replay)["share"]) for name, given in _rules(recipe) if name == "replay"]
+    rows_in_all = math.prod(1 + average(share, count) for share in shares)
     length = recipe.learn.length
     return Plan(
         recipe=recipe,
@@ -60,7 +63,7 @@ def plan(recipe: Recipe) -> Plan:
         steps=count,
         batch=batch,
         learnt=count * batch * length,
-        replayed=int(count * batch * length * share / (1 - share)) if share < 1 else 0,
+        replayed=round(count * batch * length * (rows_in_all - 1)),
         sampled=_sampled(recipe) * length,
         looks=_looks(recipe, texts, count),
     )
@@ -98,8 +101,10 @@ def _frozen(recipe: Recipe) -> Select | None:
 
 def _sampled(recipe: Recipe) -> int:
     """Rows that the base makes up: the guarded ones, and as many again where a rule asks for them."""
-    asked = any(SELF in _listed(arguments.get("source")) for _, arguments in _rules(recipe))
-    return recipe.keep.rows * ((SELF in recipe.keep.texts) + asked)
+    asked = {
+        name for _, given in _rules(recipe) for name in _listed(given.get("source")) if name in (SELF, SOUND, CHAT)
+    }
+    return recipe.keep.rows * ((SELF in recipe.keep.texts) + len(asked))
 
 
 def _listed(source: Any) -> list[Any]:

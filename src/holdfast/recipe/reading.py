@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from holdfast.base import Base
+from holdfast.data.conversations import conversations
 from holdfast.data.formats import Record, Text, read
-from holdfast.data.probes import SELF, Probe, probes
+from holdfast.data.probes import CHAT, SELF, Probe, probes
+from holdfast.data.quality import sound, usual
 from holdfast.data.rows import IGNORED, Row, Rows, in_turns, rows, start
 from holdfast.evaluation.loss import sequence_losses
 
@@ -64,6 +66,17 @@ class Reader:
         drawn = self._drawn(n // 2, 2, salt=2)
         cut = [piece for probe in drawn.values() for row in probe.rows for piece in _cut(row, self.length)]
         return _unseen(cut, {tuple(row["input_ids"]) for row in without})
+
+    def well_made(self, name: str, n: int, without: Sequence[Row] = ()) -> Rows:
+        """Like `more_made_up`, or conversations where that is the name; only what is sound, and not the oddest rows."""
+        base = self.base
+        if name == CHAT:
+            made = conversations(
+                base.model, base.tokenizer, n=n, length=self.length, seed=self.seed, digest=base.digest
+            )
+        else:
+            made = sound(self.more_made_up(n, without))
+        return usual(made, sequence_losses(base.model, made, pad_id=base.pad_id).each())
 
     def bare(self, records: Sequence[Record], opening: str) -> bool:
         """Whether rows of running text go without the BOS that rows begin with otherwise.

@@ -18,15 +18,16 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, TrainingStopped, Unsupported
+from holdfast.adapters.lora import load_adapted
 from holdfast.adapters.method import methods
-from holdfast.base import Base, load_base
+from holdfast.base import Base
 from holdfast.data.probes import Probe
 from holdfast.data.rows import collate
 from holdfast.evaluation.certificate import Audited, certify, write_json
-from holdfast.evaluation.loss import ScoreCache
+from holdfast.evaluation.loss import ScoreCache, SequenceLosses
 from holdfast.evaluation.report import write_report
 from holdfast.evaluation.samples import continuations, opening
-from holdfast.recipe.building import built_rules, steps, training_arguments
+from holdfast.recipe.building import built_rules, device, steps, training_arguments
 from holdfast.recipe.journal import Journal
 from holdfast.recipe.loading import dump, parse, resolved
 from holdfast.recipe.outcome import model_card, versions, write_final
@@ -63,11 +64,17 @@ class _Before:
 
 
 def run(
-    recipe: Recipe, *, resume: bool = False, progress: Progress | None = None, folder: str | Path | None = None
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    folder: str | Path | None = None,
+    texts: Texts | None = None,
 ) -> Result:
     """Train as a recipe says, and write its run folder; `resume` goes on from the newest complete checkpoint.
 
-    `folder` is written to instead of the recipe's `output`, for those who move it there afterwards.
+    `folder` is written to instead of the recipe's `output`, for those who move it there afterwards; `texts` are read
+    instead of those that the recipe names, by a task of a sequence.
     Raises BadInput for a run folder that is already there (or, resuming, is not), and for data, model or settings that
     cannot be used; Unsupported for promises that cannot be kept; TrainingStopped where the run had to stop, after the
     last admitted weights and their certificate were written. A signal saves a checkpoint and gives a Result without
@@ -77,15 +84,16 @@ def run(
     folder = Path(folder or recipe.output)
     with _prepared(recipe, folder, resume):
         say({"kind": "stage", "text": f"loading {recipe.base}"})
-        base = load_base(recipe.base)
-        texts = Texts(recipe, base)
+        base = load_adapted(recipe.base, trainable=True)
+        base.model.to(device(recipe))
+        texts = texts or Texts(recipe, base)
         rows, _ = texts.learn
         say({"kind": "stage", "text": "preparing texts"})
         before = _measured(recipe, base, texts)
         args = training_arguments(recipe, len(rows), folder)
         count = steps(args, len(rows))
         set_seed(recipe.seed)
-        model = methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
+        model = _trainable(recipe, base)
         with closing(Journal(folder / "log.jsonl" if _first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
             stopped = _trained(trainer, resume, journal)
@@ -149,15 +157,15 @@ def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
     """The base's losses on all that will be judged, and its samples."""
     scores = ScoreCache(None)
 
-    def audited(probe: Probe, budget: float | None = None) -> Audited:
-        return Audited(probe, scores.losses(base.digest, base.model, probe.rows, pad_id=base.pad_id), budget)
+    def scored(probe: Probe) -> SequenceLosses:
+        return scores.losses(base.digest, base.model, probe.rows, pad_id=base.pad_id)
 
     _, evaluation = texts.learn
-    kept = [audited(text.audit, recipe.keep.budget_of(name)) for name, text in texts.guarded.items()]
+    kept = [Audited(t.audit, t.before.get("audit") or scored(t.audit), t.budget) for t in texts.guarded.values()]
     prompts = _prompts(recipe, base, texts)
     written = _continued(recipe, base, base.model, [prompt for _, prompt in prompts])
     samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
-    return _Before(kept, [audited(evaluation)], samples)
+    return _Before(kept, [Audited(evaluation, scored(evaluation))], samples)
 
 
 def _prompts(recipe: Recipe, base: Base, texts: Texts) -> list[tuple[str, str]]:
@@ -179,6 +187,18 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[str]) -> li
 
 
 # Training -----------------------------------------------------------------------------------------------------------
+
+
+def _trainable(recipe: Recipe, base: Base) -> Any:
+    """The model with what the method trains; a base that brings an adapter goes on with that one."""
+    if not isinstance(base.model, PeftModel):
+        return methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
+    if recipe.method.name == "full":
+        raise BadInput(
+            f"{recipe.base} is an adapter, and the method `full` trains whole weights. Name the method that the adapter "
+            "was made by, or merge the adapter into its base first."
+        )
+    return base.model
 
 
 class _Steps(TrainerCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import TrainingArguments
@@ -33,20 +33,22 @@ PLACED = {
 }
 """Rules that a recipe says elsewhere."""
 
-WRAPPERS = {"within": str, "every": int, "during": list}
+WRAPPERS = {"within": str, "every": int, "during": list, "progressive": int}
 """Keys that every rule takes, and their types."""
 
-GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric"}
+GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric", "answers"}
 """Arguments of rules and methods that a run fills in itself, or that only a program can give."""
 
 Budget = Annotated[float, Field(gt=0)]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A mapping of a recipe: what is not among its keys is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Learn(_Part):
+class Learn(Part):
     """What is learnt: `data` and the rows of `length` tokens made of it.
 
     `evaluation` is another source to measure on; without one, the data's own test split, or a tenth of its documents.
@@ -61,7 +63,7 @@ class Learn(_Part):
     mapping: dict[str, str] | None = None
 
 
-class Keep(_Part):
+class Keep(Part):
     """What is kept: text sampled from the base (`probe: self`) and `suites` of old text, each with its `budget`.
 
     `rows` bounds control and audit together, per text. `budget` is the allowed rise of perplexity (0.02: 2 %), one for
@@ -91,7 +93,7 @@ class Keep(_Part):
         return self.budget.get(text) if isinstance(self.budget, dict) else self.budget
 
 
-class Method(_Part):
+class Method(Part):
     """What trains: `name` is an entry of `methods`, further keys are its arguments."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -104,14 +106,14 @@ class Method(_Part):
         return dict(self.model_extra or {})
 
 
-class Monitoring(_Part):
+class Monitoring(Part):
     """How often the run is looked at (`every` steps; None: sixteen times) and on how many rows of each text."""
 
     every: Annotated[int, Field(ge=1)] | None = None
     rows: Annotated[int, Field(ge=2)] = 64
 
 
-class Samples(_Part):
+class Samples(Part):
     """Prompts that base and tuned model continue; without any, the openings of a kept and a learnt text.
 
     A `temperature` of 0 always takes the likeliest token.
@@ -123,7 +125,7 @@ class Samples(_Part):
     temperature: Annotated[float, Field(ge=0)] = 0.7
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """A whole run, as a YAML file says it; `rules` are mappings of one name to that rule's arguments."""
 
     base: str
@@ -140,14 +142,14 @@ class Recipe(_Part):
 
 def checked(raw: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises BadInput, and UnknownName for a key, rule, method or argument there is not."""
-    spelt = _spelt_out(raw)
+    spelt = spelt_out(raw)
     try:
         recipe = Recipe.model_validate(spelt)
     except ValidationError as error:
-        raise _explained(error, spelt) from None
-    _known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
-    _known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
-    _known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
+        raise explained(error, spelt, Recipe) from None
+    known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
+    known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
+    known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
     for entry in recipe.rules:
         for name, arguments in entry.items():
             _check_rule(name, arguments)
@@ -161,7 +163,7 @@ def settings_of(thing: Any) -> dict[str, Any]:
     return {name: ... if p.default is p.empty else p.default for name, p in knobs.items()}
 
 
-def _spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
+def spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Short forms in full: `learn: text`, `method: lora`, `- frozen`."""
     full = dict(raw)
     for key, name in (("learn", "data"), ("method", "name")):
@@ -178,19 +180,27 @@ def _entry(rule: Any) -> Any:
     return {name: {} if a is None else a for name, a in rule.items()} if isinstance(rule, Mapping) else rule
 
 
-def _explained(error: ValidationError, raw: Any) -> BadInput:
-    """The first fault of a recipe, in a sentence."""
+def explained(error: ValidationError, raw: Any, whole: type[BaseModel]) -> BadInput:
+    """The first fault of a recipe, as `whole` checks it, in a sentence."""
     fault = max(error.errors(), key=lambda fault: len(_place(fault, raw)))
     where = _place(fault, raw)
     if fault["type"] == "extra_forbidden":
-        part = Recipe.model_fields[where[0]].annotation if len(where) > 1 else Recipe
-        assert isinstance(part, type) and issubclass(part, BaseModel)
         of = f"`{where[0]}`" if len(where) > 1 else "a recipe"
-        return UnknownName(f"key of {of} called", where[-1], part.model_fields)
+        return UnknownName(f"key of {of} called", where[-1], _part(whole, where).model_fields)
     if fault["type"] == "missing":
         return BadInput(f"The recipe lacks `{'.'.join(where)}`.")
     given = "" if isinstance(fault["input"], Mapping | list) else f", not {fault['input']!r}"
     return BadInput(f"The recipe's `{'.'.join(where)}` cannot be used: {_lower(fault['msg'])}{given}.")
+
+
+def _part(whole: type[BaseModel], where: list[str]) -> type[BaseModel]:
+    """The part of a recipe that has keys at this place: a mapping, or each entry of a list of mappings."""
+    if len(where) < 2:
+        return whole
+    annotation = whole.model_fields[where[0]].annotation
+    part = next(iter(get_args(annotation)), annotation)
+    assert isinstance(part, type) and issubclass(part, BaseModel)
+    return part
 
 
 def _place(fault: Any, raw: Any) -> list[str]:
@@ -207,19 +217,20 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _known(kind: str, given: Iterable[str], known: Iterable[str], placed: Mapping[str, str] | None = None) -> None:
+def known(kind: str, given: Iterable[str], names: Iterable[str], placed: Mapping[str, str] | None = None) -> None:
+    """Raise UnknownName for a given name that is not among `names`, or BadInput where it is `placed` elsewhere."""
     for name in given:
         if placed and name in placed:
             raise BadInput(f"{name!r} does not stand here. {placed[name]}")
-        if name not in set(known):
-            raise UnknownName(kind, name, known)
+        if name not in set(names):
+            raise UnknownName(kind, name, names)
 
 
 def _check_rule(name: str, arguments: Mapping[str, Any]) -> None:
     if name in PLACED:
         raise BadInput(f"{name!r} does not stand under `rules`. {PLACED[name]}")
     own = settings_of(rules[name])
-    _known(f"argument of rule {name!r} called", arguments, {*own, *WRAPPERS})
+    known(f"argument of rule {name!r} called", arguments, {*own, *WRAPPERS})
     for key, kind in WRAPPERS.items():
         if key in arguments and key not in own and not isinstance(arguments[key], kind):
             raise BadInput(f"rule {name!r}: `{key}` is {_FORMS[key]}, not {arguments[key]!r}.")
@@ -227,13 +238,18 @@ def _check_rule(name: str, arguments: Mapping[str, Any]) -> None:
         raise BadInput(f"The rule {name!r} needs {', '.join(f'`{key}`' for key in missing)}.")
 
 
-_FORMS = {"within": "a selection such as `mlp`", "every": "a number of steps", "during": "a pair [first, last]"}
+_FORMS = {
+    "within": "a selection such as `mlp`",
+    "every": "a number of steps",
+    "during": "a pair [first, last]",
+    "progressive": "a number of steps",
+}
 
 
 def _check_texts(recipe: Recipe) -> None:
     keep, learn = recipe.keep, recipe.learn
     if isinstance(keep.budget, dict):
-        _known("guarded text called", keep.budget, keep.texts)
+        known("guarded text called", keep.budget, keep.texts)
     if keep.budget is not None and not keep.texts:
         raise BadInput("There is a budget but nothing to keep. Set `probe: self`, or name texts under `keep.suites`.")
     if len(set(keep.suites)) < len(keep.suites):

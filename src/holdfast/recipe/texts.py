@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import cycle, islice
 
 from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.formats import Record, Text, read
-from holdfast.data.probes import SELF, Probe, pieces
-from holdfast.data.rows import Rows
-from holdfast.data.splitting import split
+from holdfast.data.mixing import Mixture
+from holdfast.data.probes import CHAT, SELF, SOUND, Probe, pieces
+from holdfast.data.rows import Row, Rows
+from holdfast.data.splitting import apart, split
+from holdfast.evaluation.loss import SequenceLosses
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
 
@@ -21,11 +22,17 @@ PARTS = ("control", "audit")
 
 @dataclass(frozen=True)
 class Guarded:
-    """A text that is to be kept: `control` steers the run, `audit` judges it once, at the end; no row is in both."""
+    """A text that is to be kept: `control` steers the run, `audit` judges it once, at the end; no row is in both.
+
+    `budget` is the allowed relative rise of its perplexity, if there is a limit. `before` holds the losses on both
+    parts that the rise is counted from, where they are not those of the model that the run begins with.
+    """
 
     name: str
     control: Probe
     audit: Probe
+    budget: float | None = None
+    before: Mapping[str, SequenceLosses] = field(default_factory=dict)
 
 
 class Texts:
@@ -33,31 +40,40 @@ class Texts:
 
     def __init__(self, recipe: Recipe, base: Base):
         self.recipe = recipe
-        self._reader = Reader(base, recipe.learn.length, recipe.seed)
+        self.reader = Reader(base, recipe.learn.length, recipe.seed)
 
     @cached_property
     def learn(self) -> tuple[Rows, Probe]:
         """The rows to learn from, and the probe that measures it on other documents."""
-        learn, source, reader = self.recipe.learn, self.recipe.learn.data, self._reader
+        records, held, source = self.records
+        name = self.recipe.learn.evaluation or self.recipe.learn.data
+        return self.lessons(records), self.reader.probe(name, held, source, self.recipe.learn.start)
+
+    @cached_property
+    def records(self) -> tuple[list[Record], list[Record], str]:
+        """The records to learn from, those that measure it, and in words where the latter come from."""
+        learn, source = self.recipe.learn, self.recipe.learn.data
         records = read(source, split=learn.split, mapping=learn.mapping)
         own = learn.evaluation or (source if self._has_test(records) else None)
         if own is None:
-            dealt = self._held_out(records)
-            records, held, what = dealt["train"], dealt["evaluation"], "a tenth of its documents"
-        else:
-            held = read(own, split="test", mapping=learn.mapping)
-            what = "its own test split" if own == source else "all of it"
-        lessons = reader.lessons(records, learn.start)
-        if not lessons:
-            raise BadInput(f"{source} has no row to learn from. Give more text, or a smaller `learn.length`.")
-        return lessons, reader.probe(own or source, held, f"{own or source}, {what}", learn.start)
+            return *held_out(records, 0.1, self.recipe.seed), f"{source}, a tenth of its documents"
+        what = "its own test split" if own == source else "all of it"
+        return records, pieces(read(own, split="test", mapping=learn.mapping), 1), f"{own}, {what}"
+
+    def lessons(self, records: Sequence[Record]) -> Rows:
+        """Rows to learn from, none of which shares a passage with what judges; raises BadInput where there is none."""
+        if lessons := apart(self.reader.lessons(records, self.recipe.learn.start), self.judged):
+            return lessons
+        source = self.recipe.learn.data
+        raise BadInput(f"{source} has no row to learn from. Give more text, or a smaller `learn.length`.")
 
     @cached_property
     def guarded(self) -> dict[str, Guarded]:
         """The texts to be kept, by name."""
         keep = self.recipe.keep
-        made = {name: self._reader.made_up(keep.rows) if name == SELF else self._suites[name] for name in keep.texts}
-        return {n: Guarded(n, *(_first(parts[p], keep.rows // 2) for p in PARTS)) for n, parts in made.items()}
+        made = {name: self.reader.made_up(keep.rows) if name == SELF else self._suites[name] for name in keep.texts}
+        halves = {n: [_first(parts[part], keep.rows // 2) for part in PARTS] for n, parts in made.items()}
+        return {n: Guarded(n, control, audit, keep.budget_of(n)) for n, (control, audit) in halves.items()}
 
     @property
     def outline(self) -> dict[str, Guarded]:
@@ -69,29 +85,39 @@ class Texts:
             for name in self.recipe.keep.texts
         }
 
-    def source(self, names: str | Sequence[str]) -> Rows:
-        """Rows for a rule: `self`, a guarded text (only the part of it that is meant for this), or any other data.
+    def source(self, names: str | Sequence[str]) -> Sequence[Row]:
+        """Rows for a rule: text the base makes up (`self`, `self/sound`, `self/chat`), a guarded text (only the part of
+        it that is meant for this), or any other data.
 
         Several sources take turns, so that each counts alike; the shorter ones start again.
         """
         if not isinstance(names, str):
-            sources = [self.source(name) for name in names]
-            longest = max(map(len, sources), default=0)
-            turns = zip(*(islice(cycle(rows), longest) for rows in sources), strict=True)
-            return [row for turn in turns for row in turn]
-        if names == SELF:
+            return Mixture([(name, self.source(name)) for name in names])
+        if names in (SELF, SOUND, CHAT):
             held = self.guarded.get(SELF)
-            return self._reader.more_made_up(
-                self.recipe.keep.rows, [*held.control.rows, *held.audit.rows] if held else []
-            )
+            n, without = self.recipe.keep.rows, [*held.control.rows, *held.audit.rows] if held else []
+            if names == SELF:
+                return self.reader.more_made_up(n, without)
+            return self.reader.well_made(names, n, without)
         if names in self._suites:
             return self._suites[names]["replay"].rows
-        return self._reader.parts(names, {"replay": 1.0})["replay"].rows
+        if names == self.recipe.learn.data:
+            return self.learn[0]
+        if found := apart(self.reader.parts(names, {"replay": 1.0})["replay"].rows, self.judged):
+            return found
+        raise BadInput(
+            f"All of {names} stands in a text that is guarded, so no rule may read it. Name that text instead."
+        )
+
+    @cached_property
+    def judged(self) -> Rows:
+        """Rows of real text that measure the run; no rule may learn from what stands in them."""
+        return [row for parts in self._suites.values() for part in PARTS for row in parts[part].rows]
 
     @cached_property
     def _suites(self) -> dict[str, dict[str, Probe]]:
         thirds = {"audit": 1 / 3, "control": 1 / 3, "replay": 1 / 3}
-        return {name: self._reader.parts(name, thirds) for name in self.recipe.keep.suites}
+        return {name: self.reader.parts(name, thirds) for name in self.recipe.keep.suites}
 
     def _has_test(self, records: Sequence[Record]) -> bool:
         """Whether the data bring a test split of their own."""
@@ -100,13 +126,15 @@ class Texts:
         except BadInput:
             return False
 
-    def _held_out(self, records: Sequence[Record]) -> dict[str, list[Record]]:
-        cut = pieces(records, 2)
-        dealt = split(cut, {"evaluation": 0.1, "train": 0.9}, self.recipe.seed)
-        if len(cut) > len(records):  # blocks of long texts: nothing ended where they were cut
-            whole = "\n\n".join(record.text for record in dealt["train"] if isinstance(record, Text))
-            dealt["train"] = [Text(whole), *(record for record in dealt["train"] if not isinstance(record, Text))]
-        return dealt
+
+def held_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """The records without a share of their documents, and that share."""
+    cut = pieces(records, 2)
+    dealt = split(cut, {"held": share, "rest": 1 - share}, seed)
+    if len(cut) > len(records):  # blocks of long texts: nothing ended where they were cut
+        whole = "\n\n".join(record.text for record in dealt["rest"] if isinstance(record, Text))
+        dealt["rest"] = [Text(whole), *(record for record in dealt["rest"] if not isinstance(record, Text))]
+    return dealt["rest"], dealt["held"]
 
 
 def _first(probe: Probe, n: int) -> Probe:

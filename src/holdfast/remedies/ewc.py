@@ -3,78 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
 
-from torch import Tensor
-from torch.distributed.tensor import DTensor
-
-from holdfast._errors import BadInput, Unsupported
-from holdfast.before import Base
-from holdfast.data.rows import Row, collate
+from holdfast._errors import BadInput, UnknownName
+from holdfast.data.rows import Row
 from holdfast.params.fisher import fisher, normalised
-from holdfast.params.inventory import Param
-from holdfast.remedies.pull import pull, refuse
-from holdfast.rule import Kind, Move, Rule, State, rules
+from holdfast.params.own_labels import fisher_exact, fisher_sampled
+from holdfast.remedies.anchor import Anchor, Earlier, on_device
+from holdfast.remedies.carried import Importance
+from holdfast.remedies.coefficients import Layers
+from holdfast.remedies.moments import check_adam, second_moments
+from holdfast.remedies.weighing import batched, paths
+from holdfast.rule import State, rules
 from holdfast.run import Run
+
+Estimator = Literal["empirical", "sampled", "exact", "adam"]
+FISHER = {"empirical": fisher, "sampled": fisher_sampled, "exact": fisher_exact}
 
 
 @rules.register("ewc")
-class EWC(Rule):
+class EWC(Anchor):
     """Minimises ½ strength Σ F (w - base)² besides the loss, as a pull after each optimiser step.
 
-    F is the diagonal of the empirical Fisher information over `samples` rows of `source`, from per-example gradients,
-    normalised to mean 1 so that strengths compare between models. On LoRA it belongs to the product s·BA, which is
-    held back. Kirkpatrick et al. (2017), arXiv:1612.00796; on products, arXiv:2602.17559.
+    F is the diagonal of the Fisher information over the first `samples` rows of `source`, normalised to mean 1, by one
+    of four estimators: `empirical` takes the labels of the text, `sampled` draws them from the model, `exact` takes
+    their expectation at a drawn position (see `fisher_exact`), each from the gradient of a sequence by itself. `adam`
+    reads no text: it takes the optimiser's second moment, a square of batch gradients of what is being trained on
+    (arXiv:2507.18807), from an optimiser that comes with one, or after the first `warmup` steps, which nothing holds
+    back; and again at the end, for the next task.
+
+    `importance` (a file of a former run, or tensors by path) is that of earlier tasks, times `decay`; `layers` are
+    factors of layers; see `Anchor`. On LoRA, F belongs to the product s·BA, which is held back; `adam` knows A and B
+    apart only and is refused. Kirkpatrick et al. (2017), arXiv:1612.00796; on products, arXiv:2602.17559.
     """
 
-    kind = Kind.PULL
-
     def __init__(
-        self, source: Sequence[Row], strength: float = 100.0, samples: int = 256, batch_size: int = 8, pad_id: int = 0
+        self,
+        source: Sequence[Row] | None = None,
+        strength: float = 100.0,
+        samples: int = 256,
+        batch_size: int = 8,
+        pad_id: int = 0,
+        estimator: Estimator = "empirical",
+        importance: Earlier = None,
+        decay: float = 1.0,
+        layers: Layers = None,
+        warmup: int = 20,
+        folder: str | Path | None = None,
     ):
-        if strength < 0:
-            raise BadInput(f"ewc: strength must not be negative, got {strength}.")
-        if not source:
+        super().__init__(strength, importance, decay, layers, folder)
+        if estimator not in get_args(Estimator):
+            raise UnknownName("estimator", estimator, get_args(Estimator))
+        if source is not None and not source:
             raise BadInput("ewc: the source has no rows to measure importance on.")
-        self.source, self.samples = source, samples
-        self.strength: float = strength
-        self.batch_size, self.pad_id = batch_size, pad_id
-        self.importance: dict[str, Tensor] = {}
-        self._base: Base | None = None
+        if source is None and importance is None and estimator != "adam":
+            raise BadInput("ewc: there is nothing to measure importance on. Give it a `source`, or `importance`.")
+        self.source, self.samples, self.batch_size, self.pad_id = source, samples, batch_size, pad_id
+        self.estimator, self.warmup = estimator, warmup
+        self._collected = False
 
-    def begin(self, run: Run) -> None:
-        refuse(run, "ewc")
-        if any(isinstance(t, DTensor) for t in run.tensors.values()):
-            raise Unsupported("ewc measures importance on whole tensors, which FSDP2 splits; use plain data parallel.")
-        device = next(iter(run.tensors.values())).device
+    def hooks(self) -> frozenset[str]:
+        return super().hooks() - (set() if self.estimator == "adam" else {"after"})
+
+    def measured(self, run: Run) -> Importance | None:
+        if self.estimator == "adam":
+            check_adam(run)
+            return second_moments(run)
+        if self.source is None:
+            return None
         rows = self.source[: self.samples]
-        batches = [
-            {k: v.to(device) for k, v in collate(rows[i : i + self.batch_size], self.pad_id).items()}
-            for i in range(0, len(rows), self.batch_size)
-        ]
-        paths = {_weighed(p) for p in run.params.values()}
-        self.importance = normalised(fisher(run.model, batches, paths=paths))
-        self._base = run.base
+        device = next(iter(run.tensors.values())).device
+        batches = batched(rows, self.batch_size, self.pad_id, device)
+        return normalised(FISHER[self.estimator](run.model, batches, paths=paths(run)))
+
+    def after(self, run: Run) -> None:
+        if not self.importance and run.step >= self.warmup:
+            self.importance, self._collected = second_moments(run) or {}, True
+
+    def final(self, run: Run) -> Importance:
+        if self.estimator != "adam":
+            return self.importance
+        return self.summed({} if self._collected else self.importance, second_moments(run))
 
     def prepared(self) -> State:
-        return {"importance": self.importance}
+        return {"importance": {} if self._collected else self.importance}
+
+    def state(self) -> State:
+        return {"collected": self.importance if self._collected else {}}
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
-        if prepared is not None:
-            device = next(iter(run.tensors.values())).device
-            self.importance = {n: t.to(device) for n, t in prepared["importance"].items()}
-        self._base = run.base
-
-    def update(self, run: Run, move: Move) -> None:
-        assert self._base is not None
-        importance = self.importance[_weighed(move.param)]
-        if move.param.lora is not None and move.param.lora.transposed:
-            importance = importance.T
-        pull(move, self._base.values, move.learning_rate * self.strength, importance)
-
-    def end(self, run: Run) -> None:
-        self._base, self.importance = None, {}
-
-
-def _weighed(param: Param) -> str:
-    """The path of the tensor whose importance counts: for a LoRA factor, the weight that its product is added to."""
-    return param.path if param.lora is None else param.lora.target
+        super().restore(run, prepared, state)
+        if state["collected"] or self._collected:
+            self.importance, self._collected = on_device(state["collected"], run), bool(state["collected"])

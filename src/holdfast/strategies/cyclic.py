@@ -7,11 +7,11 @@ from typing import Literal, get_args
 import torch
 
 from holdfast._errors import BadInput, UnknownName
+from holdfast.params.depth import depth
 from holdfast.params.inventory import Param
 from holdfast.rule import Rule, rules
 from holdfast.run import Run
 from holdfast.states import seeded
-from holdfast.strategies.depth import depth
 
 Order = Literal["random", "up", "down"]
 

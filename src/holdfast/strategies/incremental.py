@@ -24,6 +24,7 @@ class Incremental(Rule):
 
     kind = Kind.WAIT
     looks_back = True
+    closing = 1
 
     def __init__(self, n: int):
         if n < 1:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from holdfast._errors import BadInput
+from holdfast.params.depth import below_top
 from holdfast.params.inventory import Param
 from holdfast.rule import Rule, rules
 from holdfast.run import Run
-from holdfast.strategies.depth import below_top
 
 
 @rules.register("layerwise")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from holdfast._errors import BadInput
+from holdfast.params.depth import below_top
 from holdfast.rule import Rule, rules
 from holdfast.run import Run
-from holdfast.strategies.depth import below_top
 
 
 @rules.register("unfreezing")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from holdfast.params.depth import below_top, depth
 from holdfast.params.inventory import inventory
-from holdfast.strategies.depth import below_top, depth
 from tests.models import ARCHITECTURES, LAYERS, build
 
 

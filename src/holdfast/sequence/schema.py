@@ -1,0 +1,172 @@
+"""What a recipe with `tasks` may say, and the recipe of each of its runs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from holdfast._errors import BadInput
+from holdfast.recipe.loading import values
+from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
+from holdfast.recipe.schema import spelt_out as spelt_out_recipe
+
+TASKS = "tasks"
+"""What stands for all earlier tasks together: as a source of replay, and under `keep.budget`."""
+
+Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]
+
+
+class Task(Learn):
+    """One task: its data as under `learn`, its `name`, and how it is measured.
+
+    `metric` auto is `choice_accuracy` where every test record has choices, `exact_match` where it has a prompt, else
+    `loss`. `items` bounds the test records. `train` and `rules` are this task's own: the former is laid over the
+    sequence's, the latter stand instead of them.
+    """
+
+    name: str
+    metric: Metric = "auto"
+    items: Annotated[int, Field(ge=2)] = 1024
+    train: dict[str, Any] = Field(default_factory=dict)
+    rules: list[dict[str, dict[str, Any]]] | None = None
+
+
+class SequenceRecipe(Part):
+    """A sequence of tasks: each is a run that starts from the model before.
+
+    `keep.budget` counts from the original base for general texts, and for `tasks` (all earlier ones together) or a
+    task's own name from the model that had just learnt them. `spend` says how much of a budget may be gone after a
+    task: `evenly` the part of the tasks that are done, `freely` all of it. `reservoir` bounds the rows that are
+    remembered for the replay source `tasks`. `adapter` says whether an adapter learns on (`continue`) or is merged
+    into the model and a new one begun (`merge`). `references` are further runs for comparison, without rules.
+    """
+
+    base: str
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    keep: Keep = Keep()
+    method: Method = Method()
+    train: dict[str, Any] = Field(default_factory=dict)
+    rules: list[dict[str, dict[str, Any]]] = Field(default_factory=list)
+    spend: Literal["evenly", "freely"] = "evenly"
+    reservoir: Annotated[int, Field(ge=1)] = 2048
+    adapter: Literal["continue", "merge"] = "continue"
+    references: list[Literal["joint", "single"]] = Field(default_factory=list)
+    monitor: Monitoring = Monitoring()
+    samples: Samples = Samples()
+    seed: Annotated[int, Field(ge=0)] = 0
+    output: str
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tasks, in order."""
+        return [task.name for task in self.tasks]
+
+    def budget_of(self, name: str) -> float | None:
+        """The whole budget of a general text, of a task, or of `tasks`; one number is for the texts and for `tasks`."""
+        budget = self.keep.budget
+        if isinstance(budget, dict):
+            return budget.get(name)
+        return None if name in self.names else budget
+
+    def allowed(self, name: str, place: int) -> float | None:
+        """What of a budget may be gone after the task at `place` (from 0): relative rise of perplexity."""
+        budget, general = self.budget_of(name), name in self.keep.texts
+        if budget is None or self.spend == "freely":
+            return budget
+        done, of = (place + 1, len(self.tasks)) if general else (place, len(self.tasks) - 1)
+        if name in self.names:
+            first = self.names.index(name)
+            done, of = place - first, len(self.tasks) - 1 - first
+        return math.expm1(math.log1p(budget) * done / max(of, 1))
+
+    def folder(self, place: int) -> Path:
+        """The run folder of a task, below the sequence's."""
+        return Path(self.output) / f"{place + 1}-{self.tasks[place].name}"
+
+    def of(self, place: int) -> Recipe:
+        """The recipe of one task, as if it began from the original base."""
+        task = self.tasks[place]
+        own = self.rules if task.rules is None else task.rules
+        budget = {name: share for name in self.keep.texts if (share := self.allowed(name, place)) is not None}
+        rules, train = _first(own) if place == 0 else own, {**self.train, **task.train}
+        return self._derived(task, train, rules, self.folder(place), budget)
+
+    def reference(self, place: int | None, steps: int) -> Recipe:
+        """The recipe of a reference: one task alone, or (None) all together for as many steps; no rules, no budget."""
+        task = self.tasks[place or 0]
+        name, train = ("joint", dict(self.train)) if place is None else (f"single-{task.name}", task.train)
+        train = {**self.train, **train, "max_steps": steps}
+        return self._derived(task, train, [], Path(self.output) / name, {})
+
+    def _derived(
+        self, task: Task, train: Mapping[str, Any], rules: Sequence[Any], folder: Path, budget: Mapping[str, float]
+    ) -> Recipe:
+        learn = {key: value for key, value in task.model_dump().items() if key in Learn.model_fields}
+        shared = self.model_dump(include={"base", "method", "monitor", "samples", "seed"})
+        keep = {**self.keep.model_dump(), "budget": dict(budget) or None}
+        return checked({**shared, "learn": learn, "keep": keep, "train": train, "rules": rules, "output": str(folder)})
+
+
+def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> SequenceRecipe:
+    """A sequence from a YAML file, a mapping, or a shipped name; `overrides` as for a recipe (`tasks.trec.items=64`).
+
+    Raises BadInput, and UnknownName for a key, rule, method or argument that there is not.
+    """
+    return sequence(values(recipe, overrides))
+
+
+def sequence(raw: Mapping[str, Any]) -> SequenceRecipe:
+    """A checked sequence from plain values; `learn`, if there, holds what the tasks share (`learn: {length: 64}`)."""
+    spelt = _spelt_out(raw)
+    try:
+        made = SequenceRecipe.model_validate(spelt)
+    except ValidationError as error:
+        raise explained(error, spelt, SequenceRecipe) from None
+    _check_names(made)
+    for place in range(len(made.tasks)):
+        made.of(place)
+    return made
+
+
+def _spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms in full, and what the tasks share in each of them."""
+    full = dict(raw)
+    shared = full.pop("learn", None) or {}
+    if not isinstance(shared, Mapping) or not isinstance(full.get("tasks"), list):
+        raise BadInput("A sequence has `tasks`, a list of mappings; `learn` beside it is a mapping of what they share.")
+    known("key that tasks share under `learn` called", shared, set(Learn.model_fields) - {"data", "evaluation"})
+    tasks = [{**shared, **spelt_out_recipe(t)} if isinstance(t, Mapping) else t for t in full["tasks"]]
+    return {**spelt_out_recipe(full), "tasks": tasks}
+
+
+def _check_names(recipe: SequenceRecipe) -> None:
+    for name in recipe.names:
+        if not re.fullmatch(r"[\w.][\w.-]*", name) or name in (TASKS, *recipe.keep.texts):
+            raise BadInput(f"A task cannot be called {name!r}: take letters, digits, `_`, `.` and `-`, not `{TASKS}`.")
+        if recipe.names.count(name) > 1:
+            raise BadInput(f"Two tasks are called {name!r}; results could not be told apart.")
+    if isinstance(recipe.keep.budget, dict):
+        known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
+
+
+def _first(rules: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """The rules of the first task: nothing is replayed of tasks before it, and a rule that only did so is left out."""
+    made = [{name: _without_tasks(given) for name, given in entry.items()} for entry in rules]
+    return [entry for entry in made if not any(given.get("source") == [] for given in entry.values())]
+
+
+def _without_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
+    source = given.get("source")
+    if source is None or TASKS not in sources(source):
+        return dict(given)
+    return {**given, "source": [name for name in sources(source) if name != TASKS]}
+
+
+def sources(source: str | Sequence[str] | None) -> list[str]:
+    """What a rule's `source` names, one after the other."""
+    return [] if source is None else [source] if isinstance(source, str) else list(source)
