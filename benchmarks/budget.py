@@ -192,7 +192,7 @@ def summary(rows: list[Job]) -> list[Job]:
             "method": method, "budget": budget, "seeds": len(governed),
             "held": sum(holds(r, budget) for r in governed),
             "kept": sum(kept["governed"].values()) / len(governed), "least": min(kept["governed"].values()),
-            "walked_back": sum(kept["walked back"].values()) / len(governed),
+            "walked_back": sum(kept["walked back"].values()) / max(len(kept["walked back"]), 1),
             "kept_seed_0": kept["governed"].get(0), "best_fixed_seed_0": max(fixed, default=None), "grid": measured,
         })  # fmt: skip
     return out

@@ -94,8 +94,8 @@ def strategies(found: Found) -> str:
         "learning rate, rows and order, and none was tuned. Whatever moves less forgets less and learns less; so the "
         "question is whether a way forgets less than plain fine-tuning that learns as much, which a lower rate gives "
         "for nothing. The fifth column says by how many nats it differs from the best line through plain runs at five "
-        "rates, drawn with hindsight, with 95 % over seeds. Bytes are those at the heaviest step.\n\n"
-        + "\n\n".join(parts)
+        "rates, drawn with hindsight, with 95 % over seeds (of twenty such intervals one is expected to miss). Bytes "
+        "are those at the heaviest step.\n\n" + "\n\n".join(parts)
     )
 
 

@@ -23,21 +23,20 @@ from transformers import AutoModelForCausalLM, TrainingArguments
 from transformers.distributed import DistributedConfig
 
 from holdfast import Governor, Guard, Trainer, load_base
-from holdfast.data.formats import Text
+from holdfast.data.formats import read as records
 from holdfast.data.rows import Rows, collate, rows
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
 from holdfast.strategies.frozen import Frozen
-from holdfast.tiny import MODEL, TEXTS
+from holdfast.tiny import MODEL
 
 BATCH = 8
 
 
-def read(name: str, tokenizer: Any, count: int) -> Rows:
+def first(name: str, tokenizer: Any, count: int) -> Rows:
     """The first rows of an embedded text, 64 tokens each."""
-    file = next(f for f in sorted(TEXTS[name].glob("*.txt"), reverse=True))
-    return rows([Text(file.read_text("utf8")[: 400 * count])], tokenizer, length=64)[:count]
+    return rows(records(name), tokenizer, length=64)[:count]
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
 
     base = load_base("tiny")
     model = sharded() if options.shard else base.model
-    new, old = read("tiny/shakespeare", base.tokenizer, 256), read("tiny/stories", base.tokenizer, 256)
+    new, old = first("tiny/shakespeare", base.tokenizer, 256), first("tiny/stories", base.tokenizer, 256)
     rules = [
         Frozen("layers(0:1)"),
         Replay(old[:128], share=0.5, labels=False, pad_id=base.pad_id),

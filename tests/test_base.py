@@ -255,3 +255,37 @@ def test_embedded_texts() -> None:
     assert all(story.isascii() and "\n\n" not in story for story in stories)
     assert "CDLA-Sharing-1.0" in (tiny.TEXTS["tiny/stories"] / "LICENCE").read_text("utf-8")
     assert "MIT License" in (tiny.MODEL / "LICENCE").read_text("utf-8")
+
+
+def test_a_name_that_is_nearly_one_there_is_gets_it_back(
+    hub: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "shakespeare-model")
+    for given, meant in (("tinny", "tiny"), ("shakespear-model", "shakespeare-model")):
+        with pytest.raises(BadInput, match=f"There is no base '{given}'. Did you mean '{meant}'?") as caught:
+            load_config(given)
+        assert "Error" not in str(caught.value) and "Got:" not in str(caught.value)
+    with pytest.raises(BadInput) as caught:
+        load_config("quite-another")
+    assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("Got: ConnectError: [Errno -2] Name or service not known", "Name or service not known"),
+        ("\n\nGot: ReadTimeout: The read operation timed out.", "The read operation timed out"),
+        ("401 Client Error. (Request ID: 3)", "401 Client Error. (Request ID: 3)"),
+        ("ValueError: ", "ValueError"),
+        ("", "OSError"),
+    ],
+)
+def test_only_what_an_error_says_is_passed_on(raised: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(raised)
+
+    monkeypatch.setattr("holdfast.base.snapshot_download", fail)
+    with pytest.raises(BadInput) as caught:
+        load_config("someone/model")
+    assert f"which failed: {said}. Check the spelling" in str(caught.value)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 import holdfast
 from holdfast import cli
@@ -101,6 +102,12 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
         (["train", "{file}", "base=./nowhere"], "no folder"),
         (["inspect", "tiny", "--select", "layers(9:)"], "matches none"),
         (["inspect", "tiny", "--select", "layers(1"], "column"),
+        (["inspect", "tiny", "--select", "layers(0:9)"], "which has 5 blocks"),
+        (["inspect", "tiny", "--select", "*.q_proj.*"], """'"*.q_proj.*"'"""),
+        (
+            ["train", "{file}", "train.max_steps=abc"],
+            "`train.max_steps` cannot be used: it is a whole number, not 'abc'",
+        ),
         (["inspect", "tiny", "--importance", "fischer"], "Did you mean 'fisher'"),
         (["inspect", "tiny", "--importance", "fisher"], "--data"),
         (["inspect", "tiny", "--importance", "magnitude", "--picture", "heat.pdf"], ".png or .svg"),
@@ -142,6 +149,21 @@ def test_a_dry_run_prints_the_plan_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_ends_with_what_would_stop_the_run(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code("train", file, "--dry-run", "--resume") == CODES["bad input"]
+    told = capsys.readouterr()
+    assert "rows to learn from" in told.out and "no run in" in told.err
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert code("train", file, "--dry-run") == 0
+    (tmp_path / "run/mine").write_text("mine")
+    assert code("train", file, "--dry-run") == CODES["bad input"]
+    assert "is already there" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine"]
+
+
 def test_a_model_is_inspected(capsys: pytest.CaptureFixture[str]) -> None:
     assert code("inspect", "tiny", "--select", "embedding | layers(0:2)") == 0
     told = capsys.readouterr().out
@@ -179,6 +201,18 @@ def test_the_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[
     assert yaml.safe_load(capsys.readouterr().out)["base"] == "tiny"
 
 
+def test_without_a_command_recipes_are_listed_with_their_descriptions_aligned(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "console", Console(width=60))
+    assert code("recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    wide = max(map(len, holdfast.recipe.shipped())) + 2
+    assert len(lines) > len(holdfast.recipe.shipped())
+    assert all(not line[wide - 2 : wide].strip() and line[wide] != " " for line in lines)
+    assert sorted(line[:wide].strip() for line in lines if line[:wide].strip()) == sorted(holdfast.recipe.shipped())
+
+
 def test_a_report_is_written_about_runs(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code("train", file, "train.max_steps=2") == 0
     page = tmp_path / "both.html"
@@ -212,10 +246,26 @@ def test_the_demo_makes_three_runs_and_replaces_the_old_ones_at_the_end(
     assert (place / "report.html").is_file() and [path.name for path in place.parent.iterdir()] == ["demo"]
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_an_interrupted_demo_says_that_nothing_is_kept(
+    early: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(recipe: object, *, progress: object, folder: Path) -> holdfast.Result:
+        folder.mkdir(parents=True)
+        if early:
+            raise KeyboardInterrupt
+        return holdfast.recipe.Result(folder, None)
+
+    monkeypatch.setattr("holdfast.demo.run", interrupted)
+    assert code("demo", "--output", tmp_path / "demo") == CODES["interrupted"]
+    assert capsys.readouterr().err.splitlines() == ["Interrupted; nothing of this demo was kept."]
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "holdfast", "recipes"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 2 and "show" in told.stdout + told.stderr
+    assert told.returncode == 0 and "demo-governed" in told.stdout
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,18 @@ def test_elsewhere_there_are_plain_lines() -> None:
     assert told[1].startswith("plain: step 1 of 2  loss 3.250") and "\x1b" not in "".join(told)
 
 
+def test_elsewhere_a_tenth_of_the_steps_never_passes_without_a_line() -> None:
+    for of in (1, 7, 25, 300):
+        out = io.StringIO()
+        with Display(Console(file=out, width=120)) as display:
+            watcher = display.run("plain")
+            for step in range(1, of + 1):
+                watcher({"kind": "step", "step": step, "of": of})
+        told = [int(line.split()[2]) for line in out.getvalue().splitlines()]
+        assert told[-1] == of
+        assert max(b - a for a, b in zip([0, *told], told, strict=False)) <= max(1, of / 10)
+
+
 def test_a_count_is_a_bar_on_a_terminal_and_nothing_elsewhere() -> None:
     told = []
     for terminal in (True, False):

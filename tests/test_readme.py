@@ -29,7 +29,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_recipe_runs(tmp_path: Path) -> None:
     (text,) = blocks("README.md", "yaml")
-    short = ["train.max_steps=4", "keep.rows=256", "monitor.rows=8", "samples.tokens=4", "learn.length=64"]
+    short = ["train.max_steps=4", "keep.rows=512", "monitor.rows=8", "samples.tokens=4", "learn.length=64"]
     result = run(load(parse(text, "README.md"), [*short, f"output={tmp_path / 'run'}"]))
     assert result.verdict in ("holds", "undecided", "broken")
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()

@@ -162,17 +162,36 @@ def one_loss_that_is_not_a_number_stops_all(wrap: Callable[[Any], nn.Module]) ->
 
 
 def processes_draw_different_old_rows_and_agree_on_figures(wrap: Callable[[Any], nn.Module]) -> None:
-    run = begun(wrap, [Replay(ROWS, share=0.5)])
-    (batch,) = run.batch([mine(0)])
-    drawn = batch["input_ids"][batch[REPLAYED]]
-    gathered = [torch.empty_like(drawn) for _ in range(2)]
-    distributed.all_gather(gathered, drawn.contiguous())
-    assert len({tuple(row) for part in gathered for row in part.tolist()}) == 2 * len(drawn) == 4
+    for draw in ("shuffled", "increase"):
+        run = begun(wrap, [Replay(ROWS, share=0.5, draw={draw: {"uniform": 0.0} if draw == "increase" else {}})])
+        (batch,) = run.batch([mine(0)])
+        drawn = batch["input_ids"][batch[REPLAYED]]
+        assert len({tuple(row) for part in gathered(drawn) for row in part.tolist()}) == 2 * len(drawn) == 4
     assert float(run.agreed(torch.tensor(float(RANK)))) == 0.5 and run.process == (RANK, 2)
 
 
+def gathered(tensor: Tensor) -> list[Tensor]:
+    """A tensor of each process."""
+    found = [torch.empty_like(tensor) for _ in range(2)]
+    distributed.all_gather(found, tensor.contiguous())
+    return found
+
+
+def rows_of_ones_own_move_all_copies_alike() -> None:
+    rules: list[Rule] = [Replay(ROWS, 0.5, layers="layers(1:)"), Distill(1.0, where="new", top=8)]
+    run = begun(DistributedDataParallel, rules)
+    before = whole(run)
+    for step in range(3):
+        run.advance(mine(step))
+    after = whole(run)
+    assert not same(before, after)
+    assert all(torch.equal(*gathered(tensor)) for tensor in after.values())
+
+
 def what_parts_cannot_hold_back_is_refused() -> None:
-    for model, rule in ((None, EWC(ROWS[:4], 1.0)), (lora(build("llama")), L2SP(1.0))):
+    apart = (Replay(ROWS[:4], 0.5, layers="mlp"), Distill(1.0, where="new", top=4))
+    cases = ((None, EWC(ROWS[:4], 1.0)), (lora(build("llama")), L2SP(1.0)), *((None, rule) for rule in apart))
+    for model, rule in cases:
         try:
             begun(sharded, [rule], model)
         except Unsupported as error:
@@ -225,6 +244,7 @@ def main(folder: Path) -> None:
         ready_gradients_are_given_whole(wrap)
         one_loss_that_is_not_a_number_stops_all(wrap)
         processes_draw_different_old_rows_and_agree_on_figures(wrap)
+    rows_of_ones_own_move_all_copies_alike()
     what_parts_cannot_hold_back_is_refused()
     a_signal_to_one_process_stops_all_and_the_run_resumes(folder / "copies")
     # Accelerate offers FSDP2 to accelerators only; these two processes pass for such.

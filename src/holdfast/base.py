@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +115,18 @@ def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> 
 def _unreachable(name: str, revision: str | None, error: Exception) -> str:
     at = f" at revision {revision}" if revision else ""
     return (
-        f"There is no base {name!r}. Tried: the embedded model (its name is `tiny`), the folder "
+        f"There is no base {name!r}. {_near(name)}Tried: the embedded model (its name is `tiny`), the folder "
         f"{Path(name).absolute()}, and the Hub id {name}{at}, which failed: {_first(error)}. Check the spelling; "
         "without a network, download the model elsewhere and give its folder; for a private or gated model, "
         "log in with `hf auth login`."
     )
+
+
+def _near(name: str) -> str:
+    """The embedded model, or a folder here that holds a model, where its name is nearly the one given."""
+    models = [file.parent.name for file in Path().glob(f"*/{CONFIG}")]
+    near = difflib.get_close_matches(name, ["tiny", *models], n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
 
 
 def _config(folder: Path, name: str | Path, trust: bool) -> PretrainedConfig:
@@ -200,5 +209,6 @@ def _sha256(file: Path) -> str:
 
 
 def _first(error: Exception) -> str:
-    """The first line of an error, without its full stop."""
-    return next((line.strip(" .:") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error, without its full stop and what only says that an error follows."""
+    line = next((line.strip(" .:") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"^(Got: )?([A-Za-z]+(Error|Exception|Timeout): )?(\[Errno -?\d+\] )?", "", line) or line

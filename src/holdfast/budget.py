@@ -20,6 +20,13 @@ Measured: 2.4 for rows that are a text each, 6.9 for stories of five rows; 2 is 
 """
 
 
+SMALL = (
+    "No text can be told to stay exactly as it was while weights move: give a small budget such as 0.001 (a rise of "
+    "0.1 %), or freeze what must not change, by the rule `frozen`."
+)
+"""What to do instead of a budget of 0."""
+
+
 @dataclass(frozen=True)
 class Guard:
     """A text that must be kept: `budget` is the allowed rise of its perplexity (0.02: 2 %).
@@ -37,7 +44,7 @@ class Guard:
 
     def __post_init__(self) -> None:
         if not self.budget > 0:
-            raise BadInput(f"The budget of {self.name} must be above 0, not {self.budget}; 0.02 allows a rise of 2 %.")
+            raise BadInput(f"The budget of {self.name} must be above 0, not {self.budget}. {SMALL}")
         if self.controls < 2 or self.audits < 2:
             raise BadInput(
                 f"{self.name} is too short to be guarded: it needs at least two control and two audit documents."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Table
 from rich.text import Text
 
 import holdfast
@@ -18,6 +19,7 @@ from holdfast._errors import BadInput, HoldfastError, UnknownName
 
 if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
     import holdfast.demo
+    import holdfast.dial
     import holdfast.display
     import holdfast.evaluation.report
     import holdfast.params.plan
@@ -37,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-shelf = typer.Typer(no_args_is_help=True, help="The recipes that come with Holdfast.")
+shelf = typer.Typer(help="The recipes that come with Holdfast.")
 app.add_typer(shelf, name="recipes")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and what the loggers say.")]
@@ -85,7 +87,7 @@ def train(
         list[str] | None, typer.Argument(help="Such as train.max_steps=50 or keep.budget=0.05")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and what it costs; train nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan, what it costs and what would stop it; train nothing.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
     debug: Debug = False,
@@ -99,6 +101,7 @@ def train(
     loaded = recipes.load(values)
     if dry_run:
         recipes.render_run_plan(recipes.plan(loaded), console)
+        recipes.check_folder(loaded, resume=resume)
         return
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
@@ -118,6 +121,7 @@ def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
     loaded = sequence.load(values)
     if dry_run:
         sequence.render_sequence_plan(loaded, console)
+        sequence.check_folder(loaded, resume=resume)
         return
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
@@ -140,7 +144,12 @@ def demo(
 ) -> None:
     """Spend the same steps three ways on the embedded model: plain, with remedies, governed."""
     holdfast.display.hush()
-    if not holdfast.demo.demo(output, console, quick=quick):
+    try:
+        finished = holdfast.demo.demo(output, console, quick=quick)
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        _say("Interrupted; nothing of this demo was kept.")
         raise typer.Exit(130)
 
 
@@ -151,7 +160,11 @@ def inspect(
         str | None, typer.Option(help="What to freeze (or weigh), such as 'embedding | layers(0:2)'.")
     ] = None,
     importance: Annotated[
-        str | None, typer.Option(help="Weigh its parts: fisher, gradient, magnitude, mas, movement or sensitivity.")
+        str | None,
+        typer.Option(
+            help="Weigh its parts: fisher, fisher_sampled, fisher_exact, gradient, magnitude, mas, movement or "
+            "sensitivity."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="The text that importance is measured on; see evaluate.")] = None,
     base: Annotated[str | None, typer.Option(help="The model that movement is measured from.")] = None,
@@ -235,6 +248,35 @@ def grid(
 
 
 @app.command()
+def dial(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of a task of a sequence.")],
+    budget: Annotated[
+        float | None, typer.Option(help="Allowed rise of perplexity, 0.02 for 2 %; default: the run's own.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Blocks may go back one after the other as well.")] = False,
+    points: Annotated[int, typer.Option(help="Places on the frontier, beside its start.", min=1)] = 10,
+    output: Annotated[Path | None, typer.Option(help="Where it goes; default: dial/ in the run's folder.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Go back from a run's model towards the one before, as far as a budget asks; draw the frontier between them."""
+    import holdfast.dial
+
+    dials = holdfast.dial
+    holdfast.display.hush()
+    own = holdfast.sequence.texts_of(run) if holdfast.evaluation.report.is_sequence(run.parent) else None
+    with holdfast.display.Display(console) as display:
+        found = dials.dial(
+            run, budget=budget, points=points, layers=layers, output=output, texts=own, progress=display.run(run.name)
+        )
+    console.print(dials.render_dialled(found))
+    console.print(f"Picture: {found.folder / 'frontier.png'}", soft_wrap=True)
+    if found.verdict is not None:
+        console.print(f"Model: {found.folder / 'final'}", soft_wrap=True)
+    if found.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folders of sequences.")],
     output: Annotated[
@@ -255,11 +297,20 @@ def report(
     console.print(f"Report: {written}")
 
 
+@shelf.callback(invoke_without_command=True)
+def recipes(context: typer.Context) -> None:
+    """The recipes that come with Holdfast; without a command, their list."""
+    if context.invoked_subcommand is None:
+        list_recipes()
+
+
 @shelf.command("list")
 def list_recipes() -> None:
     """Name the recipes, with the first line of each."""
+    table = Table.grid(padding=(0, 2, 0, 0))
     for name, text in holdfast.recipe.shipped().items():
-        console.print(Text.assemble((f"{name:24}", "bold"), text.splitlines()[0].lstrip("# ")))
+        table.add_row(Text(name, style="bold", no_wrap=True), Text(text.splitlines()[0].lstrip("# ")))
+    console.print(table)
 
 
 @shelf.command("show")

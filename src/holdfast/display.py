@@ -84,7 +84,7 @@ class Watcher:
     def _step(self, step: int, of: int) -> None:
         bars = self.display.bars
         bars.update(self.task, description=self.name, completed=step, total=of, figures=self._line())
-        if bars.disable and step % max(1, of // 5) == 0:
+        if bars.disable and (step % max(1, of // 10) == 0 or step == of):
             self.display.console.print(f"{self.name}: step {step} of {of}  {self._line()}", soft_wrap=True)
 
     def _show(self, stage: str) -> None:

@@ -54,7 +54,7 @@ class Governor(Rule):
         look: int = 64,
         response: float = 0.5,
         overshoot: float | None = None,
-        confidence: float = 0.98,
+        confidence: float = 0.995,
         patience: int = 3,
         pad_id: int = 0,
     ):

@@ -20,7 +20,7 @@ from holdfast.evaluation.report import read_run
 from holdfast.recipe import load
 from holdfast.recipe.texts import Texts
 
-BUDGET = 0.6
+BUDGET = 0.8
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -70,9 +70,7 @@ def test_an_adapter_is_left_with_its_products_scaled(adapter: Path, tmp_path: Pa
     found = dial(adapter, budget=BUDGET, points=1, layers=True, output=tmp_path / "dial")
     assert found.chosen is not None and found.fractions is not None and found.verdict == "holds"
     assert set(found.frontiers) == {"together", "in turn"}
-    before, after = (
-        dict(load_adapted(place / "final").model.named_parameters()) for place in (adapter, found.folder)
-    )
+    before, after = (dict(load_adapted(place / "final").model.named_parameters()) for place in (adapter, found.folder))
     for name, value in before.items():
         if "lora_A" in name:
             assert torch.equal(after[name], value)

@@ -199,13 +199,20 @@ def rendered(planned: Plan) -> str:
 def test_rendered() -> None:
     text = rendered(plan(build("llama"), parse('embedding | "*.q_proj.*"')))
     lines = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
-    assert "8,560 parameters, 26.9% frozen" in lines
+    assert "8,560 parameters, 6,256 train (73.1%), 26.9% frozen" in lines
     assert "embedding (tied to the head) 1 1,536 17.9% 100%" in lines
     assert "attention 12 2,304 26.9% 33%" in lines
-    assert 'embedding | "*.q_proj.*" matches 4 tensors' in lines
+    assert 'embedding | "*.q_proj.*" matches 4 tensors, shown here as frozen' in lines
+    assert "Embedding and head are one tensor in this model: what freezes one freezes both." in lines
     assert "model.layers.*.self_attn.q_proj.weight 3 768" in lines
     assert "gradients 34.2 kB 25.0 kB 9.2 kB" in lines
     assert "saved model 34.2 kB 34.2 kB" in lines
+
+
+def test_one_matched_tensor_is_a_tensor_and_a_head_of_its_own_is_not_remarked_on() -> None:
+    text = rendered(plan(build("llama", tied=False), parse("head")))
+    assert "head matches 1 tensor, shown here as frozen" in text
+    assert "one tensor" not in text
 
 
 def test_rendered_without_a_selection() -> None:

@@ -16,7 +16,7 @@ from tests.models import ARCHITECTURES, build
 from tests.params.loop import Batch, error, full, rows, split, summed
 
 FLOOR, CLOSE = 1e-3, 1e-4
-TEXT = ("fisher", "gradient", "mas", "sensitivity")
+TEXT = ("fisher", "fisher_exact", "fisher_sampled", "gradient", "mas", "sensitivity")
 """The scores that read a text."""
 
 

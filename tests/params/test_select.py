@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import T5Config
 
 from holdfast._errors import BadInput, UnknownName, UnmatchedSelect
 from holdfast.params.inventory import COMPONENTS, Param, inventory
+from holdfast.params.plan import from_config
 from holdfast.params.select import Select, component, everything, layers, matched, parse, path
 from tests.models import build
 
@@ -155,6 +157,34 @@ def test_each_side_of_an_or_has_to_match() -> None:
     with pytest.raises(UnmatchedSelect, match=r"The selection adapter matches none"):
         matched(parse("adapter | embedding"), LLAMA)
     assert matched(parse("everything & ~adapter"), LLAMA) == LLAMA
+
+
+@pytest.mark.parametrize("text", ["layers(0:9)", "norm | layers(1:4)", "~layers(4:)", "embedding | mlp & ~layers(2:7)"])
+def test_a_bound_beyond_the_model_is_refused_with_the_number_of_blocks(text: str) -> None:
+    with pytest.raises(UnmatchedSelect, match="which has 3 blocks"):
+        matched(parse(text), LLAMA)
+
+
+@pytest.mark.parametrize("text", ["layers(0:3)", "layers(-9:)", "layers(0%:100%)", "layers(0:)", "~layers(3:)"])
+def test_bounds_at_the_end_and_from_the_top_and_shares_are_fine(text: str) -> None:
+    assert matched(parse(text), LLAMA)
+
+
+def test_a_bound_that_the_longer_stack_has_is_fine() -> None:
+    size = {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_heads": 2, "vocab_size": 16}
+    stacks = inventory(from_config(T5Config(num_layers=2, num_decoder_layers=4, architectures=None, **size)))
+    assert {param.layer for param in matched(layers(0, 4), stacks)} == {0, 1, 2, 3}
+    with pytest.raises(UnmatchedSelect, match="which has 4 blocks"):
+        matched(layers(0, 5), stacks)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"), [("*.q_proj.*", "*.q_proj.*"), ("norm | model.layers.*", "model.layers.*")]
+)
+def test_quotes_that_a_shell_took_away_are_shown_again(text: str, written: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse(text)
+    assert f"""'"{written}"'""" in str(caught.value)
 
 
 def test_any_predicate_will_do() -> None:

@@ -10,6 +10,7 @@ from transformers import Trainer
 
 from holdfast._errors import BadInput, UnknownName
 from holdfast.base import Base, load_base
+from holdfast.data.mixing import Mixture
 from holdfast.data.rows import collate
 from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import Governor
@@ -19,6 +20,7 @@ from holdfast.recipe.schema import checked
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.agem import AGEM
 from holdfast.remedies.distill import Distill
+from holdfast.remedies.draws import Prioritised
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.mas import MAS
@@ -26,11 +28,12 @@ from holdfast.remedies.migu import MIGU
 from holdfast.remedies.olora import OLoRA
 from holdfast.remedies.progressive import Progressive
 from holdfast.remedies.replay import Replay
+from holdfast.remedies.schedules import Linear, Periodic
 from holdfast.remedies.si import SI
 from holdfast.rule import During, Every, Rule, Within
 from holdfast.strategies.rollback import Rollback
 from holdfast.strategies.selective import Selective
-from tests.recipe.small import recipe
+from tests.recipe.small import recipe, values
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,29 @@ def test_wrappers_are_keys_of_any_rule(base: Base, tmp_path: Path) -> None:
     assert isinstance(rule, During) and (rule.first, rule.last) == (0, 9)
     assert isinstance(rule.rule, Every) and rule.rule.n == 3
     assert isinstance(rule.rule.rule, Within) and isinstance(rule.rule.rule.rule, L2SP) and rule.strength == 2
+
+
+def test_replay_and_distillation_as_a_recipe_says_them(base: Base, tmp_path: Path) -> None:
+    old = values(tmp_path)["keep"]["suites"][0]
+    asked = recipe(
+        tmp_path,
+        f"rules=[replay: {{source: [self/sound, {old}], share: {{linear: {{start: 0.3}}}}, "
+        "draw: {loss: {cap: 0.9}}}, "
+        f"replay: {{source: {old}, share: {{periodic: {{every: 4}}}}, layers: mlp}}, "
+        "distill: {direction: reverse, where: new, top: 8, temperature: 2.0, layers: mlp}]",
+    )
+    for stated in (asked, checked(resolved(asked))):
+        made = built_rules(stated, base, base.model, Texts(stated, base), 100, tmp_path / "run")
+        mixed, bursts, distill = made[:3]
+        assert isinstance(mixed, Replay) and mixed.share == Linear(start=0.3)
+        assert isinstance(mixed.draws, Prioritised) and mixed.draws.cap == 0.9
+        assert isinstance(mixed.source, Mixture) and mixed.source.names == ["self/sound", old]
+        assert isinstance(bursts, Replay) and bursts.share == Periodic(every=4) and str(bursts.layers) == "mlp"
+        assert isinstance(distill, Distill) and (distill.direction, distill.where, distill.top) == ("reverse", "new", 8)
+        assert distill._answers is not None and distill._answers.folder == tmp_path / "run" / "distill"
+    for wrong in (f"source: {old}, share: lineal", f"source: {old}, draw: {{loss: {{cup: 1}}}}"):
+        with pytest.raises(UnknownName):
+            built(base, tmp_path, f"rules=[replay: {{{wrong}}}]")
 
 
 STRATEGIES = (
@@ -160,7 +186,9 @@ def test_anchors_take_their_text_and_their_folder_and_grow(base: Base, tmp_path:
     ewc, mas, si, agem, migu, olora = made[:6]
     assert isinstance(ewc, Progressive) and ewc.over == 7 and isinstance(ewc.rule, EWC) and ewc.strength == 100.0
     assert ewc.rule.folder == tmp_path / "run" / "ewc" and ewc.rule.source and ewc.rule.layers == {"mlp": 2}
-    assert isinstance(mas, MAS) and mas.source == ewc.rule.source and mas.pad_id == base.pad_id
+    assert (
+        isinstance(mas, MAS) and mas.source and list(mas.source) == list(ewc.rule.source) and mas.pad_id == base.pad_id
+    )
     assert isinstance(si, SI) and si.folder == tmp_path / "run" / "si"
     assert isinstance(agem, AGEM) and agem.rows == 3 and isinstance(migu, MIGU) and isinstance(olora, OLoRA)
     assert resolved(asked)["rules"][0]["ewc"]["layers"] == {"mlp": 2}

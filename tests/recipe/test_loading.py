@@ -96,5 +96,5 @@ def test_the_resolved_recipe_is_the_recipe_with_its_defaults(tmp_path: Path) -> 
     again = load(parse(dump(told), "again"))
     assert resolved(again) == told == yaml.safe_load(dump(told))
     assert again.method.arguments["rank"] == 8 and again.rules[0]["replay"]["share"] == 0.5
-    assert again.keep.settings["confidence"] == 0.98 and again.keep.settings["every"] == 2
+    assert again.keep.settings["confidence"] == 0.995 and again.keep.settings["every"] == 2
     assert "pad_id" not in dump(told) and "guards" not in dump(told)

@@ -12,7 +12,9 @@ from holdfast._errors import BadInput
 from holdfast.base import load_base
 from holdfast.data import sampling
 from holdfast.recipe import plan, render_run_plan, run
+from holdfast.recipe.schema import settings_of
 from holdfast.recipe.texts import Texts
+from holdfast.rule import rules
 from tests.recipe.small import recipe
 
 
@@ -42,6 +44,36 @@ def test_a_plan_loads_no_weights_samples_nothing_and_writes_nothing(
     out = io.StringIO()
     render_run_plan(planned, Console(file=out, width=100))
     assert "rows to learn from" in out.getvalue() and "adapter" in out.getvalue()
+
+
+def test_a_plan_counts_what_a_schedule_replays(tmp_path: Path) -> None:
+    share = "rules=[replay: {source: tiny/stories, share: {periodic: {share: 0.5, every: 4, burst: 1}}}]"
+    planned = plan(recipe(tmp_path, share, "train.max_steps=40"))
+    assert planned.replayed == planned.learnt / 4 and planned.sampled == 48 * 32
+    twice = plan(recipe(tmp_path, "rules=[replay: {source: self}, replay: {source: self/sound, share: 0.5}]"))
+    assert twice.replayed == round(twice.learnt * (4 / 3 * 2 - 1)) and twice.sampled == 3 * 48 * 32
+
+
+def test_a_plan_says_what_the_recipe_asks_for(tmp_path: Path) -> None:
+    changes = ("keep.probe=none", "method={name: lora, rank: 4}", "learn.length=48", "keep.budget=0.5")
+    asked = recipe(tmp_path, *changes, "rules=[frozen: {select: adapter & layers(0:2)}, ewc: {source: self}]")
+    out = io.StringIO()
+    planned = plan(asked)
+    render_run_plan(planned, Console(file=out, width=300))
+    told = " ".join(out.getvalue().replace("│", " ").split())
+    strength = settings_of(rules["ewc"])["strength"]
+    (old,) = asked.keep.suites
+    for said in (
+        "in rows of 48 tokens",
+        f"kept {old}, budget 50 %",
+        "method lora: rank 4",
+        "rule frozen: select adapter & layers(0:2)",
+        f"ewc: strength {strength}, source self",
+        f"output {tmp_path / 'run'}",
+        "nothing is learnt from them",
+        f"{planned.freeze.count - planned.freeze.frozen_count:,} train (",
+    ):
+        assert said in told, said
 
 
 def test_a_plan_refuses_a_budget_that_cannot_be_resolved(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_certificate_is_what_the_final_model_does_on_the_audit_rows(ran: Res
 
 def test_the_log_has_every_kind_of_line(ran: Result) -> None:
     lines = log(ran.folder)
-    assert {line["kind"] for line in lines} == {"train", "learn", "probe", "governor", "movement"}
+    assert {line["kind"] for line in lines} == {"train", "learn", "probe", "governor", "movement", "buffer"}
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
     assert all(line["step"] in (2, 4) for line in lines if line["kind"] in ("learn", "movement"))
 

@@ -71,6 +71,12 @@ def test_a_value_that_cannot_be_used_says_why(tmp_path: Path, override: str, sai
         checked(changed(tmp_path, override))
 
 
+@pytest.mark.parametrize("budget", ["0", "-0.1", "{self: 0}"])
+def test_a_budget_of_nothing_says_what_to_do_instead(tmp_path: Path, budget: str) -> None:
+    with pytest.raises(BadInput, match=r"0\.001 .*freeze"):
+        checked(changed(tmp_path, f"keep.budget={budget}"))
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="lacks `base`"):
         checked({k: v for k, v in values(tmp_path).items() if k != "base"})

@@ -37,6 +37,7 @@ def test_more_strength_learns_less_and_keeps_more(small: dict[str, Any], monkeyp
     out = io.StringIO()
     Console(file=out, width=120).print(render_grid(pairs, "l2sp"))
     assert f"{loose[0]:+.4f}" in out.getvalue() and "1e+06" in out.getvalue()
+    assert "unknown" in out.getvalue()  # the new text is one document, so nothing is known of its spread
 
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("what has come to its end is not done again")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from holdfast._errors import BadInput
 from holdfast.base import Base, load_base
-from holdfast.data.rows import Rows
+from holdfast.data.quality import repetition
+from holdfast.data.rows import Row
 from holdfast.recipe import load
 from holdfast.recipe.texts import Texts
 from tests.recipe.small import recipe
@@ -20,7 +22,7 @@ def base() -> Base:
     return load_base("tiny")
 
 
-def ids(rows: Rows) -> set[tuple[int, ...]]:
+def ids(rows: Sequence[Row]) -> set[tuple[int, ...]]:
     return {tuple(row["input_ids"]) for row in rows}
 
 
@@ -71,6 +73,15 @@ def test_a_source_of_a_rule_can_be_any_text(base: Base, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n\n".join(f"A quite different text about the sea, number {i}." for i in range(40)))
     assert len(Texts(recipe(tmp_path), base).source(str(other))) > 10
+
+
+def test_self_made_text_can_be_had_without_what_is_badly_made(base: Base, tmp_path: Path) -> None:
+    texts = Texts(recipe(tmp_path, "keep.suites=[]", "keep.budget=null"), base)
+    whole, good = texts.source("self"), texts.source("self/sound")
+    assert 0 < len(good) < len(whole) and ids(good) < ids(whole)
+    assert max(repetition(row["input_ids"]) for row in good) <= 0.5
+    with pytest.raises(BadInput, match="chat template"):
+        texts.source("self/chat")
 
 
 def test_rows_do_not_depend_on_the_rules(base: Base, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from holdfast.base import load_base
 from holdfast.params.importance import scores
 from holdfast.params.inventory import inventory
 from holdfast.recipe import render_weighed, weigh
-from holdfast.recipe.weighing import Weighed, _parts
+from holdfast.recipe.weighing import Weighed, _parts, figures
 from tests.models import build
 from tests.recipe.small import texts
 
@@ -40,11 +40,28 @@ def test_figures_and_levels_are_told(tmp_path: Path) -> None:
     weighed = weigh("tiny", "fisher", data=data, rows=12, length=32, progress=seen.append)
     assert seen == [8, 12] and weighed.about.endswith("12 rows")
     page = told(weighed)
-    assert f"{weighed.parts['attention', 2]:.2e}" in page and "outside" in page
+    assert figures(weighed.parts.values())(weighed.parts["attention", 2]) in page and "outside the blocks" in page
+    assert "share: what the tensors" in page
     assert all(level in page for level in ("critical", "important", "moderate", "low"))
     assert f"highest: {max(weighed.tensors, key=weighed.tensors.__getitem__)}" in page
     again = weigh("tiny", "fisher", data=data, rows=12, length=32, select="layers(2:3)")
     assert again.tensors == {n: pytest.approx(v, rel=1e-5) for n, v in weighed.tensors.items() if "layers.2." in n}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([0.112, 1.93, 10.3], ["0.11", "1.93", "10.30"]),
+        ([0.0346, 1.81], ["0.035", "1.810"]),
+        ([0.0, 0.25], ["0.00", "0.25"]),
+        ([12.0, 345.6, 1234.5], ["12", "346", "1,234"]),
+        ([2.5e-7, 0.31], ["2.5e-07", "3.1e-01"]),
+        ([0.0, 0.0], ["0.0", "0.0"]),
+        ([-0.5, 120000.0], ["-5.0e-01", "1.2e+05"]),
+    ],
+)
+def test_figures_are_plain_where_few_decimals_do(values: list[float], told: list[str]) -> None:
+    assert [figures(values)(value) for value in values] == told
 
 
 def test_movement_is_from_a_base(tmp_path: Path) -> None:
@@ -56,7 +73,7 @@ def test_movement_is_from_a_base(tmp_path: Path) -> None:
     weighed = weigh(tmp_path, "movement", base="tiny")
     assert {part for part, value in weighed.parts.items() if value} == {("mlp", 4)}
     assert weighed.tensors["model.layers.4.mlp.up_proj.weight"] == pytest.approx(0.25)
-    assert "from tiny" in told(weighed)
+    assert "from tiny" in " ".join(told(weighed).split())
 
 
 def test_two_stacks_are_told_apart() -> None:

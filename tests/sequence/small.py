@@ -23,7 +23,7 @@ def _records(count: int, word: str, choices: Sequence[str]) -> list[dict[str, An
 def tasks(folder: Path) -> list[dict[str, Any]]:
     """Two tasks with a closed set of answers, and one of running text, in files of their own."""
     for name, word, choices in (("colours", "colour", COLOURS), ("sizes", "size", SIZES)):
-        for part, count, begin in (("train", 60, 0), ("test", 12, 60)):
+        for part, count, begin in (("train", 120, 0), ("test", 12, 120)):
             records = _records(begin + count, word, choices)[begin:]
             (folder / f"{name}.{part}.jsonl").write_text("\n".join(map(json.dumps, records)), "utf-8")
     (folder / "plays.txt").write_text("\n\n".join(PLAYS), "utf-8")

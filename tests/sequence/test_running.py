@@ -122,7 +122,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("where", STOPS)
 def test_a_sequence_that_was_killed_goes_on_to_the_same_end(where: str, tmp_path: Path) -> None:
-    own = recipe(tmp_path, "tasks.sizes.train={max_steps: 4, save_steps: 1}", "train.max_steps=2")
+    rules = "rules=[replay: {share: 0.5, source: tasks}, distill: {}, ewc: {source: before, importance: before}]"
+    own = recipe(tmp_path, "tasks.sizes.train={max_steps: 4, save_steps: 1}", "train.max_steps=2", rules)
     whole = run(own)
     shutil.move(whole.folder, tmp_path / "whole")
 
@@ -161,7 +162,7 @@ def test_a_signal_inside_a_task_is_no_end(tmp_path: Path) -> None:
 
 def test_budgets_hold_for_texts_and_for_earlier_tasks_together(tmp_path: Path) -> None:
     budget = f"keep.budget={{'{tmp_path / 'stories.txt'}': 4.0, tasks: 5000.0, colours: 5000.0}}"
-    watched = ("keep.every=1", "keep.look=4", "monitor.every=1", "spend=freely")
+    watched = ("keep.every=1", "keep.look=4", "keep.confidence=0.9", "monitor.every=1", "spend=freely")
     outcome = run(recipe(tmp_path, *LESS, budget, *watched))
     third = [json.loads(line) for line in (outcome.folder / "3-plays/log.jsonl").read_text("utf-8").splitlines()]
     governed = {line["text"] for line in third if line["kind"] == "probe" and "budget" in line}
@@ -184,7 +185,8 @@ def test_a_budget_that_cannot_be_resolved_is_refused_before_the_first_task(tmp_p
 @pytest.mark.parametrize("adapter", ["continue", "merge"])
 def test_an_adapter_learns_on_or_is_merged_and_begun_anew(adapter: str, tmp_path: Path) -> None:
     lora = ("method={name: lora, rank: 2}", "train.learning_rate=1e-2", f"adapter={adapter}")
-    outcome = run(recipe(tmp_path, *LESS, *lora, "references=[joint, single]"))
+    rules = {"continue": "si: {importance: before}", "merge": "olora: {adapters: tasks}"}
+    outcome = run(recipe(tmp_path, *LESS, *lora, f"rules=[{rules[adapter]}]", "references=[joint, single]"))
     assert outcome.matrix is not None
     finals = [load_file(outcome.folder / name / "final/adapter_model.safetensors") for name in outcome.matrix["runs"]]
     assert all(finals[0].keys() == final.keys() and not same(finals[0], final) for final in finals[1:])

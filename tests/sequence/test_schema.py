@@ -27,8 +27,29 @@ def test_the_first_task_replays_nothing_of_tasks_before_it(tmp_path: Path) -> No
     made = recipe(tmp_path)
     assert made.of(0).rules == [{"replay": {"share": 0.5, "source": [stories]}}]
     assert made.of(1).rules == [{"replay": {"share": 0.5, "source": ["tasks", stories]}}]
-    alone = recipe(tmp_path, "rules=[replay: {source: tasks}, l2sp: {strength: 1.0}]")
-    assert [next(iter(rule)) for rule in alone.of(0).rules] == ["l2sp"]
+    alone = recipe(tmp_path, "rules=[replay: {source: tasks}, distill: {}, ewc: {source: tasks, strength: 1.0}]")
+    assert alone.of(0).rules == [{"replay": {"source": [], "share": 0.0}}, {"distill": {}}]
+    assert [next(iter(rule)) for rule in alone.of(1).rules] == ["replay", "distill", "ewc"]
+
+
+def test_importance_goes_from_task_to_task_where_the_rule_left_some(tmp_path: Path) -> None:
+    rules = "rules=[ewc: {source: before, importance: before, decay: 0.9}, si: {importance: before}]"
+    made = recipe(tmp_path, rules)
+    left = [tmp_path / "run/1-colours", tmp_path / "run/2-sizes"]
+    assert made.of(0).rules == [{"si": {"importance": None}}]
+    ewc, si = made.of(1).rules
+    assert ewc == {"ewc": {"source": "before", "importance": None, "decay": 0.9}}
+    assert si == {"si": {"importance": str(left[0] / "si/importance.safetensors")}}
+    assert [next(iter(rule.values()))["importance"] for rule in made.of(2).rules] == [
+        str(left[1] / name / "importance.safetensors") for name in ("ewc", "si")
+    ]
+
+
+def test_earlier_adapters_are_those_of_all_tasks_so_far(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "rules=[olora: {adapters: tasks}]", "method=lora", "adapter=merge")
+    assert made.of(0).rules == []
+    finals = [str(tmp_path / "run" / name / "final") for name in ("1-colours", "2-sizes")]
+    assert made.of(2).rules == [{"olora": {"adapters": finals}}]
 
 
 def test_a_budget_is_for_texts_for_all_tasks_together_and_for_tasks_by_name(tmp_path: Path) -> None:

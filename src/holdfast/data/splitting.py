@@ -102,7 +102,9 @@ def apart(rows: Sequence[Row], judged: Sequence[Row], *, window: int = 20) -> li
     kept = []
     for row in rows:
         size = min(window, len(row["input_ids"]))
-        if not np.isin(_hashes(row, size), known[size]).any():
+        found = _hashes(row, size)
+        at = np.searchsorted(known[size], found).clip(max=len(known[size]) - 1)
+        if not len(known[size]) or not (known[size][at] == found).any():
             kept.append(row)
     if len(kept) < len(rows):
         logger.warning("%d of %d rows stand in a text that judges and were left out.", len(rows) - len(kept), len(rows))

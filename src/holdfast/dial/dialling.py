@@ -25,6 +25,7 @@ from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.report import frontier_picture
 from holdfast.evaluation.report.headline import between, change, marked, nats
 from holdfast.governor import Governor
+from holdfast.recipe.building import placed
 from holdfast.recipe.loading import load
 from holdfast.recipe.outcome import model_card, versions
 from holdfast.recipe.schema import Recipe, settings_of
@@ -112,9 +113,9 @@ def _opened(run: Path) -> tuple[Recipe, Base, Line]:
     if not (run / "final").is_dir() or not (run / "recipe.yaml").is_file():
         raise BadInput(f"{run} holds no finished run: the dial needs its recipe.yaml and its final/. Train it first.")
     recipe = load(run / "recipe.yaml")
-    before = load_adapted(recipe.base)
+    before = placed(recipe, load_adapted(recipe.base))
     base = Base(merged(before.model), before.tokenizer, before.name, before.digest)  # type: ignore[arg-type]
-    return recipe, base, Line(base.model, load_adapted(run / "final").model)
+    return recipe, base, Line(base.model, placed(recipe, load_adapted(run / "final")).model)
 
 
 def _budgeted(guarded: Mapping[str, Guarded], budget: float | None) -> dict[str, Guarded]:

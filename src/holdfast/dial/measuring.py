@@ -60,7 +60,7 @@ class Measure:
         control: Mapping[str, Text],
         taught: Sequence[Row],
         *,
-        confidence: float = 0.98,
+        confidence: float = 0.995,
         pad_id: int = 0,
     ):
         self.line, self.guards, self.control, self.confidence, self.pad_id = line, guards, control, confidence, pad_id

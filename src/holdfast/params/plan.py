@@ -151,12 +151,24 @@ def render_plan(plan: Plan, console: Console) -> None:
     console.print(_components(plan))
     console.print(_memory(plan))
     if plan.select is not None:
+        count = len(plan.matched)
+        said = f"{plan.select} matches {count} {'tensor' if count == 1 else 'tensors'}, shown here as frozen"
+        console.print(said, style="italic", markup=False, highlight=False)
         console.print(_names(plan))
+        if any({"embedding", "head"} <= param.components for param in plan.matched):
+            console.print("Embedding and head are one tensor in this model: what freezes one freezes both.")
+
+
+def _headline(plan: Plan) -> str:
+    if not plan.frozen_count:
+        return f"{plan.count:,} parameters, none frozen"
+    moving = plan.count - plan.frozen_count
+    return f"{plan.count:,} parameters, {moving:,} train ({1 - plan.share:.1%}), {plan.share:.1%} frozen"
 
 
 def _components(plan: Plan) -> Table:
     trained = {param.path for param in plan.trained}
-    table = Table("component", title=f"{plan.count:,} parameters, {plan.share:.1%} frozen", title_justify="left")
+    table = Table("component", title=_headline(plan), title_justify="left")
     for heading in ("tensors", "parameters", "share", "frozen"):
         table.add_column(heading, justify="right")
     for component in COMPONENTS:
@@ -194,7 +206,7 @@ def _names(plan: Plan) -> Table:
         name = param.path.replace(f"{param.stack}.{param.layer}.", f"{param.stack}.*.", 1)
         tensors[name] += 1
         elements[name] += param.numel
-    table = Table("matched", title=f"{plan.select} matches {len(plan.matched)} tensors", title_justify="left")
+    table = Table("matched")
     for heading in ("tensors", "parameters"):
         table.add_column(heading, justify="right")
     for name, count in tensors.items():

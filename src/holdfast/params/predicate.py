@@ -102,6 +102,14 @@ class Layers(Select):
         stop = param.n_layers if self.stop is None else _block(self.stop, param.n_layers)
         return _block(self.start, param.n_layers) <= param.layer < stop
 
+    def beyond(self, n_layers: int) -> bool:
+        """Whether a bound names a block that a model of so many does not have; shares and blocks from the top never do.
+
+        >>> Layers(0, 5).beyond(5), Layers(0, 9).beyond(5), Layers(-9, None).beyond(5)
+        (False, True, False)
+        """
+        return any(isinstance(bound, int) and bound > n_layers for bound in (self.start, self.stop))
+
     def __str__(self) -> str:
         if self.start == 0 and isinstance(self.stop, Percent):
             return f"layers({self.stop})"

@@ -71,11 +71,20 @@ def parse(text: str) -> Select:
 def matched(select: Predicate, params: Sequence[Param]) -> list[Param]:
     """The parameters that a selection names, in order; raises UnmatchedSelect with the nearest names if there are none.
 
-    A slip of the pen hides easily in a larger selection: each pattern in it and each side of a `|` has to match too.
+    A slip of the pen hides easily in a larger selection: each pattern in it and each side of a `|` has to match too,
+    and `layers(0:9)` is refused by a model of five blocks (in encoder-decoder models the longer stack counts).
     """
-    for part in dict.fromkeys((*_patterns(select), *_sides(select), select)):
+    patterns = list(_patterns(select))
+    for part in dict.fromkeys((*(p for p in patterns if isinstance(p, Path)), *_sides(select), select)):
         if not any(part(param) for param in params):
             raise UnmatchedSelect(_unmatched(part, params))
+    blocks = max((param.n_layers for param in params), default=0)
+    for part in patterns:
+        if isinstance(part, Layers) and part.beyond(blocks):
+            raise UnmatchedSelect(
+                f"{part} reaches beyond the model, which has {blocks} block{'s' * (blocks != 1)}, counted from 0. "
+                "For all from a block on leave the upper bound away, layers(0:); layers(-2:) counts from the top."
+            )
     return [param for param in params if select(param)]
 
 
@@ -89,7 +98,7 @@ def _bound(value: int | str) -> Bound:
 
 def _patterns(select: Predicate) -> Iterator[Predicate]:
     match select:
-        case Path():
+        case Path() | Layers():
             yield select
         case Both(left, right) | Either(left, right):
             yield from (*_patterns(left), *_patterns(right))
@@ -172,13 +181,15 @@ class _Parser:
         if kind == "glob":
             self.at += 1
             return Path(re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL))
-        return self.word(text) if kind == "word" else self.fail("expected a component, layers(...) or a quoted pattern")
+        if kind == "word":
+            return self.word(text)
+        return self.fail(f"expected a component, layers(...) or a quoted pattern{self.quotes()}")
 
     def word(self, text: str) -> Select:
         if text not in (*COMPONENTS, "layers", "everything"):
             near = difflib.get_close_matches(text, (*COMPONENTS, "layers", "everything"), n=1)
             hint = f"nearest is {near[0]}" if near else f"there are {', '.join(COMPONENTS)}"
-            self.fail(f"{text!r} is no component ({hint}); a pattern on the path is written in quotes")
+            self.fail(f"{text!r} is no component ({hint}); a pattern on the path is written in quotes{self.quotes()}")
         self.at += 1
         if text == "layers":
             return self.blocks()
@@ -215,6 +226,14 @@ class _Parser:
     def expect(self, mark: str) -> None:
         if not self.accept(mark):
             self.fail(f"expected {mark} here")
+
+    def quotes(self) -> str:
+        """How to write what stands here, where it looks like a pattern whose quotes a shell or YAML took away."""
+        column = self.tokens[self.at][2]
+        found = re.match(r"[^\s&|~()\"']+", self.text[column - 1 :])
+        if found is None or not set(found[0]) & set("*?[."):
+            return ""
+        return f" (quotes of its own, inside those that a shell or YAML takes away: '\"{found[0]}\"')"
 
     def fail(self, why: str) -> NoReturn:
         column = self.tokens[self.at][2]

@@ -1,6 +1,7 @@
 """YAML to objects and back; the only room that knows every other."""
 
 from holdfast.recipe.advising import advise, render_advice
+from holdfast.recipe.folder import check_folder
 from holdfast.recipe.loading import load, shipped, values
 from holdfast.recipe.planning import plan, render_run_plan
 from holdfast.recipe.running import Result, run
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "Result",
     "advise",
+    "check_folder",
     "grid",
     "load",
     "numbers",

@@ -36,6 +36,13 @@ def device(recipe: Recipe) -> torch.device:
     return TrainingArguments(output_dir=recipe.output, use_cpu=bool(recipe.train.get("use_cpu", False))).device
 
 
+def placed(recipe: Recipe, base: Base) -> Base:
+    """The base, moved to where the recipe trains."""
+    model: nn.Module = base.model
+    model.to(device(recipe))
+    return base
+
+
 def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
     """Hugging Face's arguments and defaults, with our own logging; raises BadInput for values that they refuse."""
     ours: dict[str, Any] = {

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text as Words
 from torch import nn
 
 from holdfast.adapters.method import methods
@@ -20,11 +21,18 @@ from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
-from holdfast.recipe.building import LOOKS, steps, training_arguments
+from holdfast.recipe.building import LOOKS, governing, steps, training_arguments
+from holdfast.recipe.loading import resolved
 from holdfast.recipe.schema import Recipe, settings_of
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
+from holdfast.rule import rules
+
+ONLY_READ = (
+    "Rows only read run through the model to be measured: nothing is learnt from them, and each takes about a third of "
+    "the time of a row that is."
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,11 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def render_run_plan(plan: Plan, console: Console) -> None:
-    """Print a plan: what trains and its memory, then steps, tokens and looks."""
+    """Print a plan: what trains and its memory, what the recipe says, then steps, tokens and looks."""
     freezing.render_plan(plan.freeze, console)
+    console.print(_said(plan.recipe))
     table = Table(title="The run", title_justify="left", show_header=False)
+    table.caption = Words(ONLY_READ, justify="left")
     table.add_column()
     table.add_column(justify="right")
     for what, figure in (
@@ -82,10 +92,49 @@ def render_run_plan(plan: Plan, console: Console) -> None:
         ("tokens learnt from, at most", plan.learnt),
         ("tokens replayed", plan.replayed),
         ("tokens sampled from the base, once", plan.sampled),
-        *((f"rows run over without gradient: {why}", rows) for why, rows in plan.looks.items()),
+        *((f"rows only read: {why}", rows) for why, rows in plan.looks.items()),
     ):
         table.add_row(what, f"{figure:,}")
     console.print(table)
+
+
+def _said(recipe: Recipe) -> Table:
+    """What a recipe asks for, a line each, as it will be carried out."""
+    table = Table(title="The recipe", title_justify="left", show_header=False)
+    keep, method = recipe.keep, dict(resolved(recipe)["method"])
+    lines = [("learnt", f"{recipe.learn.data}, in rows of {recipe.learn.length} tokens")]
+    lines += [("kept", f"{name}, {_budget(keep.budget_of(name), keep.govern)}") for name in keep.texts]
+    lines.append(("method", _named(method.pop("name"), method)))
+    lines += [("rule", _named(name, {**_strength(name), **given})) for name, given in _rules(recipe)]
+    lines.append(("output", recipe.output))
+    before = ""
+    for what, said in lines:
+        table.add_row("" if what == before else what, Words(said))
+        before = what
+    return table
+
+
+def _budget(budget: float | None, governed: bool) -> str:
+    if budget is None:
+        return "without a budget: only measured"
+    return f"budget {100 * budget:g} %" + ("" if governed else ", without governor: only measured")
+
+
+def _strength(rule: str) -> dict[str, Any]:
+    default = settings_of(rules[rule]).get("strength", ...)
+    return {} if default in (..., None) else {"strength": default}
+
+
+def _named(name: str, settings: Mapping[str, Any]) -> str:
+    """A name and its settings as a recipe would say them; what is not set is left away."""
+    told = [f"{key} {_value(value)}" for key, value in settings.items() if value is not None]
+    return f"{name}: {', '.join(told)}" if told else name
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(_value, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _rules(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
@@ -115,7 +164,7 @@ def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
     monitor, guarded, measured = recipe.monitor, texts.outline, len(texts.learn[1].rows)
     times = count // (monitor.every or max(1, count // LOOKS))
     looks = {"monitor": times * min(monitor.rows, measured)}
-    if (governor := _governor(recipe, guarded)) is not None:
+    if (governor := _governor(recipe, guarded, count)) is not None:
         looked = sum(min(governor.look, len(guard.control)) for guard in governor.guards)
         looks["governor, while training"] = count // governor.every * looked
     return {
@@ -124,7 +173,7 @@ def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
     }
 
 
-def _governor(recipe: Recipe, guarded: Mapping[str, Guarded]) -> Governor | None:
+def _governor(recipe: Recipe, guarded: Mapping[str, Guarded], count: int) -> Governor | None:
     """The governor on the outline of its texts; refuses a budget that so many documents cannot resolve."""
     keep = recipe.keep
     guards = [
@@ -134,7 +183,7 @@ def _governor(recipe: Recipe, guarded: Mapping[str, Guarded]) -> Governor | None
     ]
     if not guards or not keep.govern:
         return None
-    governor = Governor(guards, **keep.settings)
+    governor = Governor(guards, **governing(recipe, count))
     for guard in guards:
         guard.refuse(governor.confidence)
     return governor

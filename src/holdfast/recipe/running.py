@@ -27,9 +27,10 @@ from holdfast.evaluation.certificate import Audited, certify, write_json
 from holdfast.evaluation.loss import ScoreCache, SequenceLosses
 from holdfast.evaluation.report import write_report
 from holdfast.evaluation.samples import continuations, opening
-from holdfast.recipe.building import built_rules, device, steps, training_arguments
+from holdfast.recipe.building import built_rules, placed, steps, training_arguments
+from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
-from holdfast.recipe.loading import dump, parse, resolved
+from holdfast.recipe.loading import dump, resolved
 from holdfast.recipe.outcome import model_card, versions, write_final
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Texts
@@ -84,8 +85,7 @@ def run(
     folder = Path(folder or recipe.output)
     with _prepared(recipe, folder, resume):
         say({"kind": "stage", "text": f"loading {recipe.base}"})
-        base = load_adapted(recipe.base, trainable=True)
-        base.model.to(device(recipe))
+        base = placed(recipe, load_adapted(recipe.base, trainable=True))
         texts = texts or Texts(recipe, base)
         rows, _ = texts.learn
         say({"kind": "stage", "text": "preparing texts"})
@@ -94,7 +94,7 @@ def run(
         count = steps(args, len(rows))
         set_seed(recipe.seed)
         model = _trainable(recipe, base)
-        with closing(Journal(folder / "log.jsonl" if _first() else Path(os.devnull), resume)) as journal:
+        with closing(Journal(folder / "log.jsonl" if first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
             stopped = _trained(trainer, resume, journal)
             seconds = journal.seconds
@@ -114,43 +114,17 @@ def run(
 @contextmanager
 def _prepared(recipe: Recipe, folder: Path, resume: bool) -> Iterator[None]:
     """Sees to the run folder and the resolved recipe in it; takes it away again where nothing could begin."""
-    if resume:
-        _check_resumable(recipe, folder)
-    if not resume and _first() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(
-            f"{folder} is already there. Go on with that run by --resume, choose another folder (output=runs/name), or "
-            "take that one away."
-        )
+    if resume or first():
+        check_folder(recipe, folder, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
-    if _first() and not resume:
+    if first() and not resume:
         (folder / "recipe.yaml").write_text(dump(resolved(recipe)), encoding="utf-8")
     try:
         yield
     except (BadInput, Unsupported, KeyboardInterrupt):
-        if not resume and _first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
+        if not resume and first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
             shutil.rmtree(folder, ignore_errors=True)  # nothing began: the same command works once the fault is mended
         raise
-
-
-def _check_resumable(recipe: Recipe, folder: Path) -> None:
-    told = folder / "recipe.yaml"
-    if not told.is_file():
-        raise BadInput(f"There is no run in {folder} to go on with: it has no recipe.yaml. Start it without --resume.")
-    if (folder / "certificate.json").is_file():
-        raise BadInput(f"The run in {folder} came to its end; its certificate is there. There is nothing to resume.")
-    then, now = parse(told.read_text("utf-8"), str(told)), resolved(recipe)
-    if changed := [key for key in now if now[key] != then.get(key)]:
-        raise BadInput(
-            f"The run in {folder} was begun with another {', '.join(f'`{key}`' for key in changed)}. Go on with what "
-            f"it was begun with, holdfast train {told} --resume, or start a new run in another folder."
-        )
-    if checkpoint.newest(folder) is None:
-        raise BadInput(f"{folder} holds no complete checkpoint to go on from. Take the folder away and start again.")
-
-
-def _first() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
@@ -191,14 +165,15 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[str]) -> li
 
 def _trainable(recipe: Recipe, base: Base) -> Any:
     """The model with what the method trains; a base that brings an adapter goes on with that one."""
-    if not isinstance(base.model, PeftModel):
+    brought: Any = base.model
+    if not isinstance(brought, PeftModel):
         return methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
     if recipe.method.name == "full":
         raise BadInput(
-            f"{recipe.base} is an adapter, and the method `full` trains whole weights. Name the method that the adapter "
-            "was made by, or merge the adapter into its base first."
+            f"{recipe.base} is an adapter, and the method `full` trains whole weights. Name the method that the "
+            "adapter was made by, or merge the adapter into its base first."
         )
-    return base.model
+    return brought
 
 
 class _Steps(TrainerCallback):
@@ -263,7 +238,7 @@ def _left(
     tuned = _continued(recipe, base, trainer.model, prompts)
     told = dump(resolved(recipe))
     write_final(trainer, model_card(certificate, told, isinstance(trainer.model, PeftModel)), folder / "final")
-    if _first():
+    if first():
         samples = [{**sample, "tuned": text} for sample, text in zip(before.samples, tuned, strict=True)]
         write_json(samples, folder / "samples.json")
         write_json(certificate, folder / "certificate.json")

@@ -13,8 +13,10 @@ from transformers import TrainingArguments
 from holdfast import adapters, remedies, strategies
 from holdfast._errors import BadInput, UnknownName
 from holdfast.adapters.method import methods
+from holdfast.budget import SMALL
 from holdfast.data.probes import SELF
 from holdfast.governor import Governor
+from holdfast.recipe.arguments import check_arguments
 from holdfast.rule import rules
 
 ROOMS = (adapters, remedies, strategies)
@@ -148,6 +150,7 @@ def checked(raw: Mapping[str, Any]) -> Recipe:
     except ValidationError as error:
         raise explained(error, spelt, Recipe) from None
     known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
+    check_arguments(recipe.train)
     known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
     known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
     for entry in recipe.rules:
@@ -190,7 +193,8 @@ def explained(error: ValidationError, raw: Any, whole: type[BaseModel]) -> BadIn
     if fault["type"] == "missing":
         return BadInput(f"The recipe lacks `{'.'.join(where)}`.")
     given = "" if isinstance(fault["input"], Mapping | list) else f", not {fault['input']!r}"
-    return BadInput(f"The recipe's `{'.'.join(where)}` cannot be used: {_lower(fault['msg'])}{given}.")
+    more = f" {SMALL}" if where[:2] == ["keep", "budget"] and fault["type"] == "greater_than" else ""
+    return BadInput(f"The recipe's `{'.'.join(where)}` cannot be used: {_lower(fault['msg'])}{given}.{more}")
 
 
 def _part(whole: type[BaseModel], where: list[str]) -> type[BaseModel]:

@@ -80,9 +80,9 @@ def _pair(
 
 def render_grid(pairs: Sequence[Pair], rule: str) -> Table:
     """The pairs as a table for the terminal."""
-    table = Table(f"strength of {rule}", *(Words(f"{n} learnt") for n in [pairs[0].gain["text"]]))
-    for name in pairs[0].rises:
-        table.add_column(Words(f"{name} lost"), justify="right")
+    table = Table(f"strength of {rule}")
+    for header in (f"{pairs[0].gain['text']} learnt", *(f"{name} lost" for name in pairs[0].rises)):
+        table.add_column(Words(header), justify="right")
     for pair in pairs:
         cells = [_cell(pair.gain, "gain"), *(_cell(rise, "rise") for rise in pair.rises.values())]
         table.add_row(f"{pair.strength:g}", *map(Words, cells))
@@ -93,4 +93,5 @@ def render_grid(pairs: Sequence[Pair], rule: str) -> Table:
 def _cell(told: Mapping[str, Any], key: str) -> str:
     if told[key] is None:
         return "not finite"
-    return f"{told[key]:+.4f} [{told['low']:+.4f}, {told['high']:+.4f}]"
+    known = None not in (told["low"], told["high"])
+    return f"{told[key]:+.4f}" + (f" [{told['low']:+.4f}, {told['high']:+.4f}]" if known else " [one text: unknown]")

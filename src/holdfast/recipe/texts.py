@@ -80,10 +80,9 @@ class Texts:
         """The guarded texts, with blank rows where rows would have to be sampled."""
         half, length = self.recipe.keep.rows // 2, self.recipe.learn.length
         blank = Probe(SELF, [{"input_ids": [0] * length, "labels": [0] * length}] * half, "not sampled")
-        return {
-            name: Guarded(name, *(blank if name == SELF else _first(self._suites[name][p], half) for p in PARTS))
-            for name in self.recipe.keep.texts
-        }
+        made = {n: dict.fromkeys(PARTS, blank) if n == SELF else self._suites[n] for n in self.recipe.keep.texts}
+        halves = {n: [_first(parts[part], half) for part in PARTS] for n, parts in made.items()}
+        return {n: Guarded(n, control, audit) for n, (control, audit) in halves.items()}
 
     def source(self, names: str | Sequence[str]) -> Sequence[Row]:
         """Rows for a rule: text the base makes up (`self`, `self/sound`, `self/chat`), a guarded text (only the part of

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,23 @@ def render_weighed(weighed: Weighed) -> Group:
     return Group(_by_part(weighed), _by_level(weighed))
 
 
+def figures(values: Iterable[float]) -> Callable[[float], str]:
+    """How to write the figures of a table: two significant digits of the smallest, plainly where few decimals do.
+
+    >>> figures([0.0, 0.112, 10.3])(0.112), figures([3e-9, 0.5])(0.5)
+    ('0.11', '5.0e-01')
+    """
+    sizes = [abs(value) for value in values if value] or [1.0]
+    if not (min(sizes) >= 1e-3 and max(sizes) < 1e4):
+        return "{:.1e}".format
+    decimals = max(0, 1 - math.floor(math.log10(min(sizes))))
+    return f"{{:,.{decimals}f}}".format
+
+
 def _by_part(weighed: Weighed) -> Table:
     columns = list(dict.fromkeys(component for component, _ in weighed.parts))
     blocks = sorted({block for _, block in weighed.parts if block is not None})
-    level = levels({f"{c} {b}": value for (c, b), value in weighed.parts.items()})
+    level, figure = levels({f"{c} {b}": v for (c, b), v in weighed.parts.items()}), figures(weighed.parts.values())
     table = Table("block", title=f"{weighed.about}: mean over elements", title_justify="left")
     legend = "  ".join(f"{mark} {name}" for name, mark in MARKS.items())
     table.caption = Words(f"{legend}\n(levels of parts among parts)", justify="left")
@@ -126,25 +140,27 @@ def _by_part(weighed: Weighed) -> Table:
         table.add_column(column, justify="right")
     for block in [*blocks, None]:
         cells = [
-            f"{MARKS[level[f'{c} {block}']]} {weighed.parts[c, block]:.2e}" if (c, block) in weighed.parts else ""
+            f"{MARKS[level[f'{c} {block}']]} {figure(weighed.parts[c, block])}" if (c, block) in weighed.parts else ""
             for c in columns
         ]
         if any(cells):
-            table.add_row("outside" if block is None else str(block), *cells)
+            table.add_row("outside the blocks" if block is None else str(block), *cells)
     return table
 
 
 def _by_level(weighed: Weighed) -> Table:
     level, numel = levels(weighed.tensors), {param.path: param.numel for param in weighed.params}
+    figure = figures(weighed.tensors.values())
     table = Table("level", title=f"{len(weighed.tensors)} tensors by level", title_justify="left")
     for heading in ("tensors", "parameters", "share", "from", "to"):
         table.add_column(heading, justify="right")
     lowest, highest = (choose(weighed.tensors, key=weighed.tensors.__getitem__) for choose in (min, max))
-    table.caption = Words(f"highest: {highest}\nlowest: {lowest}\nshare: of the sum over all elements", justify="left")
+    share = "share: what the tensors of a level make up of the importance of all elements together"
+    table.caption = Words(f"highest: {highest}\nlowest: {lowest}\n{share}", justify="left")
     for name in Level:
         paths = [path for path, found in level.items() if found is name]
         if paths:
             values, count = [weighed.tensors[path] for path in paths], sum(numel[path] for path in paths)
-            ends = [f"{end:.2e}" for end in (min(values), max(values))]
+            ends = [figure(end) for end in (min(values), max(values))]
             table.add_row(f"{MARKS[name]} {name}", str(len(paths)), f"{count:,}", f"{weighed.share(paths):.1%}", *ends)
     return table

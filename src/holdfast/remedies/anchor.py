@@ -60,7 +60,7 @@ class Anchor(Rule):
                 f"{self.name} measures importance on whole tensors, which FSDP2 splits; use plain data parallel."
             )
         earlier = {} if self.earlier is None else read(self.earlier, run)
-        self.importance = self.summed(earlier, self.measured(run))
+        self.importance = {n: run.agreed(t) for n, t in self.summed(earlier, self.measured(run)).items()}
         self._settle(run)
 
     def summed(self, earlier: Importance, own: Importance | None) -> Importance:

@@ -22,11 +22,11 @@ from holdfast.run import Run
 
 @rules.register("distill")
 class Distill(Rule):
-    """Adds strength * divergence of the model from the base, the mean over the tokens that `on` names, in nats.
+    """Adds strength * divergence of the model from the base, the mean over the tokens that `where` names, in nats.
 
-    `on` is `replay` (needs a `replay` rule before it), `new` (all tokens of the new rows; learning without forgetting,
-    Li & Hoiem, 2016, arXiv:1606.09282) or `prompts` (of the new rows, where nothing is learnt). `direction` is
-    `forward`, KL(base || model), `reverse`, KL(model || base), or `logits`, their mean squared difference (DER,
+    `where` is `replay` (needs a `replay` rule before it), `new` (all tokens of the new rows: learning without
+    forgetting, Li & Hoiem, 2016, arXiv:1606.09282) or `prompts` (of the new rows, where nothing is learnt). `direction`
+    is `forward`, KL(base || model), `reverse`, KL(model || base), or `logits`, their mean squared difference (DER,
     arXiv:2004.07211). At a `temperature` T the divergence is that of softmax(logits / T), times T² in the loss. Hinton
     et al. (2015), arXiv:1503.02531. The base is the model that the run began with: in a sequence, the one before.
 
@@ -42,7 +42,7 @@ class Distill(Rule):
         self,
         strength: float = 1.0,
         direction: str = "forward",
-        on: str = "replay",
+        where: str = "replay",
         temperature: float = 1.0,
         top: int | None = None,
         cache: float = 256.0,
@@ -54,13 +54,13 @@ class Distill(Rule):
             raise BadInput(f"distill: strength must not be negative, got {strength}.")
         if not temperature > 0 or (top is not None and top < 1):
             raise BadInput(f"distill needs temperature > 0 and top >= 1, not {temperature} and {top}.")
-        for kind, name, known in (("direction", direction, DIRECTIONS), ("kind of tokens", on, TOKENS)):
+        for kind, name, known in (("direction", direction, DIRECTIONS), ("kind of tokens", where, TOKENS)):
             if name not in known:
                 raise UnknownName(f"{kind} to distill called", name, known)
         if answers is not None and answers.temperature != temperature:
             raise BadInput(f"distill: the answers were kept at temperature {answers.temperature}, not {temperature}.")
         self.strength: float = strength
-        self.direction, self.on, self.temperature, self.top = direction, on, temperature, top
+        self.direction, self.where, self.temperature, self.top = direction, where, temperature, top
         self.layers = parse(layers) if isinstance(layers, str) else layers
         self.divergence = float("nan")
         self._own = answers is None and top is not None
@@ -68,8 +68,8 @@ class Distill(Rule):
         self._base: Base | None = None
 
     def begin(self, run: Run) -> None:
-        if self.on == "replay" and not any("batch" in rule.hooks() for rule in run.rules):
-            raise Unsupported("distill works on replayed rows; put a `replay` rule before it, or set `on: new`.")
+        if self.where == "replay" and not any("batch" in rule.hooks() for rule in run.rules):
+            raise Unsupported("distill works on replayed rows; put a `replay` rule before it, or set `where: new`.")
         if self._answers is not None and any(isinstance(t, DTensor) for t in run.tensors.values()):
             raise Unsupported("distill: FSDP2 needs all processes to ask at once; leave `top` away, or use DDP.")
         if self.layers is not None:
@@ -80,7 +80,7 @@ class Distill(Rule):
         self._base = run.base
 
     def penalty(self, run: Run, batch: Batch, outputs: Any) -> Tensor | None:
-        tokens = _tokens(batch, self.on)
+        tokens = _tokens(batch, self.where)
         chosen = tokens.any(1)
         if not bool(chosen.any()):
             return None
@@ -126,11 +126,11 @@ def _real(batch: Batch) -> Tensor:
     return batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(batch["input_ids"]).bool()
 
 
-def _tokens(batch: Batch, on: str) -> Tensor:
-    """The tokens that `on` names, bool [rows, length]."""
+def _tokens(batch: Batch, where: str) -> Tensor:
+    """The tokens that `where` names, bool [rows, length]."""
     real = _real(batch)
     old = batch.get(REPLAYED, torch.zeros(len(real), dtype=torch.bool, device=real.device))
-    return TOKENS[on](real, old[:, None], batch)
+    return TOKENS[where](real, old[:, None], batch)
 
 
 def _unlearnt(real: Tensor, batch: Batch) -> Tensor:

@@ -68,9 +68,9 @@ def logits(teacher: Tensor | Likeliest, model: Tensor, temperature: float) -> Te
 
     Buzzega et al. (2020), "Dark experience for general continual learning", arXiv:2004.07211.
     """
-    kept = isinstance(teacher, Likeliest)
-    theirs, ours = (teacher.values, model.gather(-1, teacher.indices.long())) if kept else (teacher, model)
-    return (ours.float() - theirs.float()).div(temperature).square().mean(-1)
+    if isinstance(teacher, Likeliest):
+        return logits(teacher.values, model.gather(-1, teacher.indices.long()), temperature)
+    return (model.float() - teacher.float()).div(temperature).square().mean(-1)
 
 
 DIRECTIONS: Mapping[str, Callable[[Tensor | Likeliest, Tensor, float], Tensor]] = {

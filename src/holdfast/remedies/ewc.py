@@ -28,8 +28,8 @@ class EWC(Anchor):
 
     F is the diagonal of the Fisher information over the first `samples` rows of `source`, normalised to mean 1, by one
     of four estimators: `empirical` takes the labels of the text, `sampled` draws them from the model, `exact` takes
-    their expectation at a drawn position (see `fisher_exact`), each from the gradient of a sequence by itself. `adam`
-    reads no text: it takes the optimiser's second moment, a square of batch gradients of what is being trained on
+    their expectation at four drawn positions (see `fisher_exact`), each from the gradient of a sequence by itself.
+    `adam` reads no text: it takes the optimiser's second moment, squares of batch gradients of what is being trained on
     (arXiv:2507.18807), from an optimiser that comes with one, or after the first `warmup` steps, which nothing holds
     back; and again at the end, for the next task.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class Answers:
         if self.folder is not None:
             for file in self.folder.glob("answers-*.bin"):
                 file.unlink()
+            with suppress(OSError):  # others may keep files there
+                self.folder.rmdir()
 
     def _known(self, ids: Tensor) -> Likeliest | None:
         place = self._places.get(_key(ids))

@@ -15,8 +15,9 @@ from holdfast.governor import Governor
 from holdfast.recipe.schema import settings_of
 from holdfast.recipe.texts import PARTS, Guarded
 from holdfast.sequence.material import Material
-from holdfast.sequence.schema import TASKS, SequenceRecipe
+from holdfast.sequence.schema import SequenceRecipe
 from holdfast.sequence.scores import Scores
+from holdfast.sequence.words import TASKS
 
 APART = 10**9
 """By how much the numbers of documents of two tasks lie apart."""

@@ -14,8 +14,9 @@ from holdfast.data.formats import Completion, Record
 from holdfast.data.rows import Row, Rows, tokens
 from holdfast.evaluation.metrics import choice_accuracy, exact_match
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.texts import Guarded, Texts, held_out
-from holdfast.sequence.schema import TASKS, SequenceRecipe, Task, sources
+from holdfast.recipe.texts import PARTS, Guarded, Texts, held_out
+from holdfast.sequence.schema import SequenceRecipe, Task
+from holdfast.sequence.words import BEFORE, TASKS, sources
 
 Score = Callable[..., Tensor]
 
@@ -85,11 +86,17 @@ class Material:
 
     @cached_property
     def named(self) -> dict[str, Sequence[Row]]:
-        """The rows of each source that a rule of any task names, but for those of earlier tasks."""
+        """The rows of each source that a rule of any task names, without those that measure a task.
+
+        Those of earlier tasks are not among them: a sequence remembers them as it goes on.
+        """
+        texts = [lesson.guarded for lesson in self.lessons]
+        judged = {tuple(row["input_ids"]) for text in texts for part in PARTS for row in getattr(text, part).rows}
         lists = [self.recipe.rules, *(task.rules for task in self.recipe.tasks if task.rules is not None)]
         asked = [given.get("source") for rules in lists for entry in rules for given in entry.values()]
-        names = dict.fromkeys(name for source in asked for name in sources(source) if name != TASKS)
-        return {name: self._general.source(name) for name in names}
+        names = dict.fromkeys(name for source in asked for name in sources(source) if name not in (TASKS, BEFORE))
+        found = {name: self._general.source(name) for name in names}
+        return {name: [row for row in rows if tuple(row["input_ids"]) not in judged] for name, rows in found.items()}
 
     def ready(self) -> Material:
         """Make all rows now, and forget the base that made them."""

@@ -22,8 +22,9 @@ from holdfast.recipe.outcome import model_card, versions
 from holdfast.recipe.texts import Guarded
 from holdfast.sequence.guarding import together_of
 from holdfast.sequence.material import Lesson, Material
-from holdfast.sequence.schema import TASKS, SequenceRecipe
+from holdfast.sequence.schema import SequenceRecipe
 from holdfast.sequence.scores import Scores, matrices
+from holdfast.sequence.words import TASKS
 
 Plain = dict[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from holdfast.adapters.lora import load_adapted
 from holdfast.data.rows import Rows
-from holdfast.recipe.building import steps, training_arguments
+from holdfast.recipe.building import placed, steps, training_arguments
 from holdfast.recipe.schema import Recipe
 from holdfast.sequence.material import Lesson, Material, TaskTexts
 from holdfast.sequence.schema import SequenceRecipe
@@ -54,7 +54,8 @@ def _one(
     name = Path(own.output).name
     if not carry_out(own, TaskTexts(own, lesson, guarded, material.named), name):
         return None
-    return kept(folder, name, lambda: measured(material, load_adapted(Path(own.output) / "final"), None))
+    final = Path(own.output) / "final"
+    return kept(folder, name, lambda: measured(material, placed(own, load_adapted(final)), None))
 
 
 def _together(lessons: list[Lesson]) -> Lesson:

@@ -17,6 +17,7 @@ from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import load_base
 from holdfast.evaluation.report import write_sequence_report
+from holdfast.recipe.building import placed
 from holdfast.recipe.loading import dump, parse, written_out
 from holdfast.recipe.running import Progress, Result
 from holdfast.recipe.running import run as run_recipe
@@ -26,8 +27,9 @@ from holdfast.sequence.guarding import guarded, refuse
 from holdfast.sequence.material import Material, TaskTexts
 from holdfast.sequence.outcome import write_outcome
 from holdfast.sequence.references import references
-from holdfast.sequence.schema import TASKS, SequenceRecipe
-from holdfast.sequence.scores import Scores, kept, measured
+from holdfast.sequence.schema import SequenceRecipe, load
+from holdfast.sequence.scores import Scores, kept, measured, read_scores
+from holdfast.sequence.words import BEFORE, TASKS
 
 MERGED = "merged"
 """Folder, in a task's run folder, of its adapter merged into its base."""
@@ -60,7 +62,7 @@ def run(recipe: SequenceRecipe, *, resume: bool = False, progress: Progress | No
     say, folder = progress or (lambda line: None), Path(recipe.output)
     with _prepared(recipe, folder, resume):
         say({"kind": "stage", "text": f"loading {recipe.base}"})
-        base = load_base(recipe.base)
+        base = placed(recipe.of(0), load_base(recipe.base))
         say({"kind": "stage", "text": "preparing the texts of all tasks"})
         material = Material(recipe, base).ready()
         refuse(recipe, material)
@@ -82,6 +84,22 @@ def run(recipe: SequenceRecipe, *, resume: bool = False, progress: Progress | No
         return Outcome(folder, certificate, matrix)
 
 
+def texts_of(folder: Path) -> TaskTexts:
+    """The texts of one task of a sequence that has been carried out, by its run folder, as its run had them.
+
+    Raises BadInput where the folder is no task's, or where the models before it were not scored.
+    """
+    recipe = load(folder.parent / "recipe.yaml")
+    names = [Path(recipe.folder(place)).name for place in range(len(recipe.tasks))]
+    if folder.name not in names:
+        raise BadInput(f"{folder} is no task of the sequence in {folder.parent}: those are {', '.join(names)}.")
+    place = names.index(folder.name)
+    material = Material(recipe, placed(recipe.of(0), load_base(recipe.base))).ready()
+    stages = [read_scores(folder.parent, str(stage)) for stage in range(place + 1)]
+    texts = guarded(recipe, material, place, stages)
+    return TaskTexts(recipe.of(place), material.lessons[place], texts, material.named)
+
+
 class _Course:
     """Carries the runs of a sequence out, one after the other."""
 
@@ -94,7 +112,8 @@ class _Course:
         """Learn one task and score what came of it; False where that was interrupted."""
         recipe, material, lesson = self.recipe, self.material, self.material.lessons[place]
         own, folder = recipe.of(place), recipe.folder(place)
-        named = {**material.named, TASKS: self.reservoir}
+        former = material.lessons[place - 1].rows if place else []
+        named = {**material.named, TASKS: self.reservoir, BEFORE: former}
         texts = TaskTexts(own, lesson, guarded(recipe, material, place, stages), named)
         if not self.carry_out(own.model_copy(update={"base": self._start}), texts, lesson.name):
             return False
@@ -117,7 +136,7 @@ class _Course:
         return result.certificate is not None
 
     def _scored(self, final: Path, stage: int) -> Scores:
-        return measured(self.material, load_adapted(final), stage)
+        return measured(self.material, placed(self.recipe.of(0), load_adapted(final)), stage)
 
     def _next(self, folder: Path) -> str:
         """Where the next task starts from."""
@@ -151,23 +170,28 @@ def _under(name: str, say: Progress) -> Progress:
 @contextmanager
 def _prepared(recipe: SequenceRecipe, folder: Path, resume: bool) -> Iterator[None]:
     """Sees to the sequence's folder and the resolved recipe in it; takes it away where nothing could begin."""
-    told, resolved = folder / "recipe.yaml", written_out(recipe.model_dump(mode="json"))
-    if resume:
-        _check_resumable(told, resolved)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(
-            f"{folder} is already there. Go on with that sequence by --resume, choose another folder "
-            "(output=runs/name), or take that one away."
-        )
+    check_folder(recipe, resume=resume)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
-        told.write_text(dump(resolved), encoding="utf-8")
+        (folder / "recipe.yaml").write_text(dump(written_out(recipe.model_dump(mode="json"))), encoding="utf-8")
     try:
         yield
     except (BadInput, Unsupported, KeyboardInterrupt):
         if not resume and not (folder / "scores/0").is_dir():
             shutil.rmtree(folder, ignore_errors=True)  # nothing began
         raise
+
+
+def check_folder(recipe: SequenceRecipe, *, resume: bool = False) -> None:
+    """Raise BadInput where a sequence would stop before it begins: its folder is taken, or there is none to resume."""
+    folder = Path(recipe.output)
+    if resume:
+        _check_resumable(folder / "recipe.yaml", written_out(recipe.model_dump(mode="json")))
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(
+            f"{folder} is already there. Go on with that sequence by --resume, choose another folder "
+            "(output=runs/name), or take that one away."
+        )
 
 
 def _check_resumable(told: Path, now: Mapping[str, Any]) -> None:

@@ -14,9 +14,7 @@ from holdfast._errors import BadInput
 from holdfast.recipe.loading import values
 from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
 from holdfast.recipe.schema import spelt_out as spelt_out_recipe
-
-TASKS = "tasks"
-"""What stands for all earlier tasks together: as a source of replay, and under `keep.budget`."""
+from holdfast.sequence.words import TASKS, Rules, resolved
 
 Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]
 
@@ -91,10 +89,14 @@ class SequenceRecipe(Part):
     def of(self, place: int) -> Recipe:
         """The recipe of one task, as if it began from the original base."""
         task = self.tasks[place]
-        own = self.rules if task.rules is None else task.rules
         budget = {name: share for name in self.keep.texts if (share := self.allowed(name, place)) is not None}
-        rules, train = _first(own) if place == 0 else own, {**self.train, **task.train}
-        return self._derived(task, train, rules, self.folder(place), budget)
+        return self._derived(task, {**self.train, **task.train}, self._rules(place), self.folder(place), budget)
+
+    def _rules(self, place: int) -> Rules:
+        """The rules of a task, with what they name of the tasks before it."""
+        own = self.tasks[place].rules
+        former = self._rules(place - 1) if place else None
+        return resolved(self.rules if own is None else own, former, [self.folder(i) for i in range(place)])
 
     def reference(self, place: int | None, steps: int) -> Recipe:
         """The recipe of a reference: one task alone, or (None) all together for as many steps; no rules, no budget."""
@@ -152,21 +154,3 @@ def _check_names(recipe: SequenceRecipe) -> None:
             raise BadInput(f"Two tasks are called {name!r}; results could not be told apart.")
     if isinstance(recipe.keep.budget, dict):
         known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
-
-
-def _first(rules: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
-    """The rules of the first task: nothing is replayed of tasks before it, and a rule that only did so is left out."""
-    made = [{name: _without_tasks(given) for name, given in entry.items()} for entry in rules]
-    return [entry for entry in made if not any(given.get("source") == [] for given in entry.values())]
-
-
-def _without_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
-    source = given.get("source")
-    if source is None or TASKS not in sources(source):
-        return dict(given)
-    return {**given, "source": [name for name in sources(source) if name != TASKS]}
-
-
-def sources(source: str | Sequence[str] | None) -> list[str]:
-    """What a rule's `source` names, one after the other."""
-    return [] if source is None else [source] if isinstance(source, str) else list(source)

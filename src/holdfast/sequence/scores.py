@@ -56,8 +56,7 @@ def kept(folder: Path, stage: str, measure: Callable[[], Scores]) -> Scores:
     """Scores from `folder` if they are there and whole, else measured and written there, whole or not at all."""
     place = folder / NAME / stage
     try:
-        checkpoint.check(place)
-        return _read(place)
+        return read_scores(folder, stage)
     except BadCheckpoint:
         scores = measure()
         with checkpoint.kept_whole(place.with_name(f".{stage}"), place):
@@ -96,7 +95,10 @@ def _state(scores: Scores) -> dict[str, Any]:
     return {"accuracy": scores.accuracy, "losses": losses}
 
 
-def _read(place: Path) -> Scores:
+def read_scores(folder: Path, stage: str) -> Scores:
+    """Scores of a stage that were kept; raises BadCheckpoint where they are missing or not whole."""
+    place = folder / NAME / stage
+    checkpoint.check(place)
     state = checkpoint.read_state(place, NAME)
     losses = {
         part: {name: SequenceLosses(*given) for name, given in found.items()} for part, found in state["losses"].items()

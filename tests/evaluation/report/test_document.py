@@ -72,6 +72,7 @@ def test_every_section_is_there(page: str):
     assert found == [
         "Learning versus keeping",
         "Over the steps",
+        "Forgetting curves",
         "The governor&#x27;s decisions",
         "Movement per layer",
         "Samples",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.report import RunRecord, plane_picture
@@ -95,6 +96,40 @@ def test_every_run_is_named_and_no_name_covers_another(records: list[RunRecord],
     assert len(boxes) == len(names)
     assert not any(one.overlaps(two) for i, one in enumerate(boxes) for two in boxes[:i])
     assert "budget 2 %" in _texts(figure)
+
+
+@pytest.mark.parametrize("width", [8.6, 4.9])
+def test_names_stay_clear_of_error_bars_and_of_the_edge(records: list[RunRecord], width: float):
+    with style():
+        figure = _plane(records, width)
+        (axes,) = figure.axes
+        inside = axes.get_window_extent()
+        names = {run.name for run in records}
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text() in names]
+        ends = [track.end for track in tracks(records)]
+        across = [[(e.bars[0], e.gain), (e.bars[1], e.gain)] for e in ends if e.bars]
+        upright = [[(e.forgetting, e.bars[2]), (e.forgetting, e.bars[3])] for e in ends if e.bars]
+        bars = [Bbox(axes.transData.transform(bar)) for bar in across + upright]
+    assert len(boxes) == len(names) and len(bars) == 2 * len(records)
+    assert not any(box.overlaps(bar) for box in boxes for bar in bars)
+    assert all(inside.x0 < box.x0 and box.x1 < inside.x1 for box in boxes)
+
+
+def test_points_stand_away_from_both_ends_of_the_axis(records: list[RunRecord]):
+    with style():
+        figure = _plane(records)
+        (axes,) = figure.axes
+        to_axes = axes.transData + axes.transAxes.inverted()
+        places = [to_axes.transform((track.end.forgetting, track.end.gain))[0] for track in tracks(records)]
+    assert all(0.08 < place < 0.92 for place in places)
+
+
+def test_the_axis_says_where_it_turns_logarithmic_and_the_legend_what_point_and_trail_are(records: list[RunRecord]):
+    told = _texts(_plane(records))
+    assert any("linear up to 5 %, logarithmic beyond" in text for text in told)
+    assert {"point: certificate, audit texts", "trail: monitor, control texts"} <= set(told)
+    near = replace(records[2], log=())
+    assert not any("logarithmic" in text or "trail" in text for text in _texts(_plane([near])))
 
 
 def test_the_picture_is_1200_pixels_wide_on_white_and_the_same_twice(folders: list[Path], tmp_path: Path):

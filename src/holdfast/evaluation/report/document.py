@@ -8,6 +8,7 @@ from pathlib import Path
 
 from holdfast.evaluation.report.drawing import style
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
+from holdfast.evaluation.report.forgetting import forgetting_section
 from holdfast.evaluation.report.page import escape, page, section
 from holdfast.evaluation.report.records import RunRecord, read_runs
 from holdfast.evaluation.report.sections import (
@@ -30,7 +31,14 @@ _READING = (
     "nothing.",
 )
 
-_COMPARED = (headline_section, plane_section, curves_section, decisions_section, movement_section)
+_COMPARED = (
+    headline_section,
+    plane_section,
+    curves_section,
+    forgetting_section,
+    decisions_section,
+    movement_section,
+)
 
 
 def write_report(runs: Sequence[RunRecord | str | Path], target: str | Path, *, title: str = "Holdfast report") -> Path:

@@ -126,24 +126,32 @@ def _variable(found: re.Match[str]) -> str:
 
 
 def percent_scale(
-    axes: Axes, which: Literal["x", "y"], values: Iterable[float], limits: Sequence[float], gap: float = 0.075
-) -> None:
+    axes: Axes,
+    which: Literal["x", "y"],
+    values: Iterable[float],
+    limits: Sequence[float],
+    gap: float = 0.075,
+    margin: float = 0.07,
+) -> float | None:
     """Give an axis of perplexity changes in per cent: linear around the budgets, logarithmic beyond them.
 
-    So +1.8 % beside a budget of 2 % and +500 % are read off the same axis. Ticks stand `gap` of it apart, or more.
+    So +1.8 % beside a budget of 2 % and +500 % are read off the same axis. Ticks stand `gap` of it apart, or more, and
+    `margin` of it is left free at each end. Returns where the linear part ends, None where nothing lies beyond it.
     """
     scale, bounds = (axes.set_xscale, axes.set_xlim) if which == "x" else (axes.set_yscale, axes.set_ylim)
-    scale("symlog", linthresh=2.5 * max(limits, default=2.0), linscale=1.2)
+    linear = 2.5 * max(limits, default=2.0)
+    scale("symlog", linthresh=linear, linscale=1.2)
     axis = axes.xaxis if which == "x" else axes.yaxis
     transform = axis.get_transform()
     shown = [v for v in (0.0, *values, *limits) if math.isfinite(v)]
     low, high = transform.transform(np.array([min(shown), max(shown)]))
-    pad = 0.07 * max(high - low, 1e-9)
+    pad = margin * max(high - low, 1e-9)
     edges = transform.inverted().transform(np.array([low - pad, high + pad]))
     bounds(edges[0], edges[1])
     ticks = _ticks(edges[0], edges[1], lambda v: float(transform.transform(np.array([v]))[0]), gap)
     axis.set_ticks([], minor=True)
     axis.set_ticks(ticks, labels=[_tick(t) for t in ticks])
+    return linear if max(map(abs, shown)) > linear else None
 
 
 def _tick(value: float) -> str:

@@ -11,6 +11,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from holdfast._errors import BadInput
@@ -28,7 +29,10 @@ from holdfast.evaluation.report.drawing import (
 )
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
 
-_DIRECTIONS = ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+_DIRECTIONS = (
+    *((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)),
+    *((right, up) for up in (1, -1) for right in (0.5, -0.5)),
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def plane(runs: Sequence[RunRecord], *, width: float = 8.6, height: float = 5.2)
     _axes(axes, shown, runs, narrow=width < 6)
     for track in shown:
         _draw(axes, track)
+    _legend(figure, shown, narrow=width < 6)
     figure.draw_without_rendering()  # settles the layout, so that labels can be placed in pixels
     _name(figure, axes, shown)
     return figure
@@ -119,7 +124,7 @@ def _axes(axes: Axes, shown: Sequence[Track], runs: Sequence[RunRecord], narrow:
     limits = budgets(runs)
     points = [point for track in shown for point in (track.end, *track.way)]
     reach = [point.forgetting for point in points] + [bar for t in shown for bar in (t.end.bars or ())[:2]]
-    percent_scale(axes, "x", reach, limits, gap=0.13 if narrow else 0.075)
+    linear = percent_scale(axes, "x", reach, limits, gap=0.13 if narrow else 0.075, margin=0.1)
     for limit in limits:
         axes.axvline(limit, color=BUDGET, linewidth=1.2, zorder=1.5)
     if limits:
@@ -131,7 +136,8 @@ def _axes(axes: Axes, shown: Sequence[Track], runs: Sequence[RunRecord], narrow:
     on = texts[0] if len(texts) == 1 else f"{len(texts)} new texts"
     axes.set_ylabel(f"gain on {on}\n(nats per token)" if narrow else f"learning: gain on {on} (nats per token)")
     what = "change of perplexity (%)\non the worst guarded text"
-    axes.set_xlabel(what if narrow else f"forgetting: {what.replace(chr(10), ' ')}")
+    note = "" if linear is None else f"\n(linear up to {linear:g} %, logarithmic beyond)"
+    axes.set_xlabel((what if narrow else f"forgetting: {what.replace(chr(10), ' ')}") + note)
 
 
 def _draw(axes: Axes, track: Track) -> None:
@@ -148,13 +154,24 @@ def _draw(axes: Axes, track: Track) -> None:
     axes.plot([end.forgetting], [end.gain], shape, color=hue, markerfacecolor=face, markersize=8, zorder=4)
 
 
+def _legend(figure: Figure, shown: Sequence[Track], narrow: bool) -> None:
+    """What points and trails are: they come from different texts, so that a trail need not end at its point."""
+    point = Line2D(
+        [], [], color=FAINT, marker="o", linestyle="none", markersize=7, label="point: certificate, audit texts"
+    )
+    trail = Line2D([], [], color=FAINT, marker=".", linewidth=1.1, markersize=4, label="trail: monitor, control texts")
+    found = [point] * any(track.audited for track in shown) + [trail] * any(len(track.way) > 1 for track in shown)
+    if found:
+        figure.legend(handles=found, loc="outside lower center", ncols=1 if narrow else 2, frameon=False, fontsize=8.5)
+
+
 def _name(figure: Figure, axes: Axes, shown: Sequence[Track]) -> None:
     """Write each run's name beside its point, where it covers least of what is drawn."""
     pixel = figure.dpi / 72
     axes.set_ylim(axes.get_ylim())  # what is drawn from here on does not move what stands
     taken = [_box(axes, point, 9 * pixel) for track in shown for point in (track.end,)]
     taken += [_box(axes, point, 3 * pixel) for track in shown for point in track.way]
-    taken += [_bars(axes, track.end).padded(3 * pixel) for track in shown if track.end.bars is not None]
+    taken += [_bars(axes, track.end).padded(5 * pixel) for track in shown if track.end.bars is not None]
     taken += [_upright(axes, limit) for limit in (0.0, *budgets([track.run for track in shown]))]
     for track in shown:
         name = track.run.name if track.audited else f"{track.run.name} (not audited)"
@@ -166,7 +183,7 @@ def _name(figure: Figure, axes: Axes, shown: Sequence[Track]) -> None:
         corner = axes.transData.inverted().transform((x, y))
         label.set_position((float(corner[0]), float(corner[1])))
         _lead(axes, track, box, 20 * pixel)
-        taken.append(box)
+        taken.append(box.padded(3 * pixel))
 
 
 def _lead(axes: Axes, track: Track, box: Bbox, near: float) -> None:
@@ -183,9 +200,9 @@ def _free(
 ) -> tuple[float, float]:
     """Lower left corner, in pixels, of the place beside a point that is near and covers little."""
     x, y = axes.transData.transform((point.forgetting, point.gain))
-    inside = axes.get_window_extent()
+    inside = axes.get_window_extent().padded(-5 * pixel)
     best, cost = (x, y), math.inf
-    for far in (9 * pixel, 18 * pixel, 30 * pixel, 44 * pixel, 60 * pixel):
+    for far in (9 * pixel, 18 * pixel, 30 * pixel, 44 * pixel, 60 * pixel, 80 * pixel):
         for right, up in _DIRECTIONS:
             left = x + right * far - (wide / 2) * (1 - right)
             low = y + up * far - (high / 2) * (1 - up)
@@ -196,10 +213,10 @@ def _free(
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> float:
-    """Area that a label covers, and what of it stands outside the axes tenfold, in square pixels."""
+    """Area that a label covers, weighed against its distance, and what of it stands outside tenfold; square pixels."""
     x0, y0, x1, y1 = box.extents
     outside = (x1 - x0) * (y1 - y0) - _common(x0, y0, x1, y1, inside)
-    return 10 * outside + sum(_common(x0, y0, x1, y1, other) for other in taken)
+    return 30 * (10 * outside + sum(_common(x0, y0, x1, y1, other) for other in taken))
 
 
 def _common(x0: float, y0: float, x1: float, y1: float, other: Bbox) -> float:
@@ -213,8 +230,9 @@ def _box(axes: Axes, point: Point, half: float) -> Bbox:
 
 
 def _upright(axes: Axes, value: float) -> Bbox:
+    """Thinner than it is drawn: rather than far from its point, a name may stand on a line."""
     x, _ = axes.transData.transform((value, 0.0))
-    return Bbox.from_extents(x - 2, axes.bbox.y0, x + 2, axes.bbox.y1)
+    return Bbox.from_extents(x - 0.2, axes.bbox.y0, x + 0.2, axes.bbox.y1)
 
 
 def _bars(axes: Axes, point: Point) -> Bbox:

@@ -53,8 +53,9 @@ def plane_section(runs: Sequence[RunRecord]) -> str:
     if not pictures:
         return section("Learning versus keeping", note("No run has measured both a gain and a loss yet."))
     caption = (
-        "Up is more learnt, right is more forgotten. Bars are 95 % intervals; the faint trail is the way from the base "
-        "model at the origin, as the control probe saw it. Beyond the middle part the horizontal axis is logarithmic."
+        "Up is more learnt, right is more forgotten. A point is the certificate, on audit texts, with 95 % intervals. "
+        "The faint trail is the way there from the base model at the origin, as the monitor saw it on control texts; "
+        "it ends beside the point where the two differ. Beyond the middle part the horizontal axis is logarithmic."
     )
     return section("Learning versus keeping", figure(caption, *pictures, kind="plane"))
 

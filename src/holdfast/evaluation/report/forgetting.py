@@ -1,0 +1,93 @@
+"""The section of the page about forgetting curves: both forms through each run's looks, and what they foretell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from holdfast.evaluation.curve import Fit, forgetting_curve, full_steps
+from holdfast.evaluation.report.drawing import FAINT, colour, inline
+from holdfast.evaluation.report.headline import Cell, between, change, plain
+from holdfast.evaluation.report.page import cell, figure, grid, note, row_name, section, table
+from holdfast.evaluation.report.records import RunRecord, number, percent
+
+_LINES = {"exponential": "-", "power": (0, (4, 1.6))}
+_FORMULAS = {"exponential": "c (1 \N{MINUS SIGN} exp(\N{MINUS SIGN}x / s))", "power": "a x^b"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The looks of one run at one text, over full steps, and the curves through them, the better one first."""
+
+    place: int
+    run: RunRecord
+    text: str
+    x: list[float]
+    rises: list[float]
+    fits: list[Fit]
+
+
+def forgetting_section(runs: Sequence[RunRecord]) -> str:
+    """Each run's forgetting curve for each text that it was looked at often enough."""
+    found = list(_curves(runs))
+    if not found:
+        return section("Forgetting curves", note("No run was looked at often enough for a curve: it takes five looks."))
+    said = (
+        "Change of perplexity over steps at the full learning rate (the sum of rates divided by the peak: under a rate "
+        "that decays, fewer than the optimiser's steps). The curves go on for as long again: what further training of "
+        "this kind would cost, if it went on as it did. Which curve fits better is for AICc to say (lower is better)."
+    )
+    drawn = [figure(_name(c), inline(_drawn(c), f"forgetting-{i}", _name(c))) for i, c in enumerate(found)]
+    columns = ("run and text", "curve", "R²", "spread, nats", "AICc", "foretold after twice the steps", "costs further")
+    rows = [row for curve in found for row in _rows(curve)]
+    return section("Forgetting curves", note(said), grid(drawn), table(columns, rows))
+
+
+def _curves(runs: Sequence[RunRecord]) -> Iterator[Curve]:
+    for place, run in enumerate(runs):
+        clock = full_steps(run.log)
+        for text in run.texts("probe"):
+            if fits := forgetting_curve(run.log, text):
+                looks = [line for line in run.series("probe", text) if line["step"] > 0]
+                x, rises = [clock(line["step"]) for line in looks], [number(line, "rise") for line in looks]
+                yield Curve(place, run, text, x, rises, fits)
+
+
+def _name(curve: Curve) -> str:
+    return f"{curve.run.name}: {curve.text}"
+
+
+def _drawn(curve: Curve) -> Figure:
+    picture, hue = Figure(figsize=(4.8, 3.0), layout="constrained"), colour(curve.place)
+    axes = picture.add_subplot()
+    grid_of = np.linspace(0, 2 * max(curve.x), 160)[1:]
+    for fit in curve.fits:
+        foretold = [percent(float(rise)) for rise in fit(grid_of)]
+        axes.plot(grid_of, foretold, color=hue, linestyle=_LINES[fit.name], linewidth=1.4, label=_FORMULAS[fit.name])
+    axes.plot(curve.x, [percent(rise) for rise in curve.rises], "o", color=hue, markersize=4)
+    axes.axvline(max(curve.x), color=FAINT, linewidth=0.8)
+    axes.axhline(0, color=FAINT, linewidth=0.8)
+    axes.set_xlabel("steps at the full learning rate")
+    axes.set_ylabel("change of perplexity (%)")
+    axes.legend(frameon=False, fontsize=8)
+    return picture
+
+
+def _rows(curve: Curve) -> Iterator[list[str]]:
+    last = max(curve.x)
+    for fit in curve.fits:
+        foretold, cost = fit.predict(2 * last), fit.cost(last, last)
+        ends = [between(interval.low, interval.high, change) for interval in (foretold, cost)]
+        parameters = ", ".join(f"{name} {value:.3g}" for name, value in fit.parameters.items())
+        figures = (
+            Cell(fit.name, (_FORMULAS[fit.name], parameters)),
+            Cell(plain(fit.r2)),
+            Cell(f"{fit.spread:.4f}"),
+            Cell(f"{fit.aicc:.1f}"),
+            Cell(change(foretold.mean), (ends[0],)),
+            Cell(change(cost.mean), (ends[1],)),
+        )
+        yield [row_name(curve.run.name, curve.text), *map(cell, figures)]
