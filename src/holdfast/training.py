@@ -130,7 +130,7 @@ class RulesMixin:
             raise Unsupported(
                 f"load_best_model_at_end loads other weights before {late} can end; use the rule `rollback` for that."
             )
-        devices = set((getattr(self.model, "hf_device_map", None) or {}).values())  # type: ignore[attr-defined]
+        devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
         if self.args.n_gpu > 1 or len(devices) > 1:
             raise Unsupported(
                 "One process over several GPUs is not supported; start one for each (`accelerate launch`, `torchrun`), "

@@ -150,8 +150,8 @@ def _scored(
                 figures = per_token(batch, _logits(model, batch), kept).cpu().double()
                 owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
                 total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, and always in the same order
-    tokens, owners = [learnt(row) for row in rows], documents(rows)
-    return SequenceLosses(total, torch.tensor(tokens, dtype=torch.int64), torch.tensor(owners, dtype=torch.int64))
+    tokens = torch.tensor([learnt(row) for row in rows], dtype=torch.int64)
+    return SequenceLosses(total, tokens, torch.tensor(documents(rows), dtype=torch.int64))
 
 
 def _bounded(config: Any, batch_tokens: int) -> int:

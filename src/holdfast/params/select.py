@@ -75,7 +75,8 @@ def matched(select: Predicate, params: Sequence[Param]) -> list[Param]:
     and `layers(0:9)` is refused by a model of five blocks (in encoder-decoder models the longer stack counts).
     """
     patterns = list(_patterns(select))
-    for part in dict.fromkeys((*(p for p in patterns if isinstance(p, Path)), *_sides(select), select)):
+    parts: list[Predicate] = [*(p for p in patterns if isinstance(p, Path)), *_sides(select), select]
+    for part in dict.fromkeys(parts):
         if not any(part(param) for param in params):
             raise UnmatchedSelect(_unmatched(part, params))
     blocks = max((param.n_layers for param in params), default=0)
