@@ -469,8 +469,12 @@ def test_in_an_own_loop_rules_know_the_loss_and_no_step_is_made_on_nan() -> None
 def test_a_state_of_other_rules_is_refused_by_their_names() -> None:
     run = started("llama", [L2SP(1.0)])
     snapshot = run.snapshot()
+    other = started("llama", [Replay(ROWS[:8], 0.5)])
+    other.advance(batches(1)[0])
+    before = weights(other)
     with pytest.raises(BadCheckpoint, match="l2sp-1, not replay-1"):
-        started("llama", [Replay(ROWS[:8], 0.5)]).restore(snapshot)
+        other.restore(snapshot)
+    assert same(before, weights(other))
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:

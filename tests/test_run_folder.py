@@ -192,8 +192,8 @@ def test_files_of_ours_are_safetensors_and_json(place: Path) -> None:
 
 
 def test_the_best_checkpoint_is_remembered_where_it_stands(tmp_path: Path) -> None:
-    given = {"eval_strategy": "steps", "eval_steps": 2}
-    host = made(tmp_path, **given, save_total_limit=1, metric_for_best_model="loss", greater_is_better=False)
+    given = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    host = made(tmp_path, **given, save_total_limit=1, metric_for_best_model="loss", rules=[L2SP(1.0)])
     host.train()
     assert host.state.best_model_checkpoint and Path(host.state.best_model_checkpoint).is_dir()
     for folder in checkpoint.checkpoints(tmp_path):

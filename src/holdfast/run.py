@@ -29,6 +29,7 @@ class Run:
     `stopped` says why the run was asked to stop, or is None; `interrupted` that it will be resumed; `penalties` holds
     the last penalty of each rule; `loss` is that of the step just done, penalties included (a scalar on the device;
     None after a step from ready gradients).
+    `window` are the micro-batches of the step in hand as the rules made them, empty where the host did not say;
     `total` is the number of steps that the host means to make, None where it did not say.
     """
 
@@ -58,7 +59,7 @@ class Run:
         self._generators: dict[str, torch.Generator] = {}
         self._base: Base | None = None
         self._movement = Movement(self, optimizer, self.tensors, shared=self._wrapped)
-        self._micro_batches = 1
+        self.window: Window = []
         self._finite: Tensor | None = None
         self._watched: Tensor | None = None
         self._spoke: set[str] = set()
@@ -159,7 +160,7 @@ class Run:
         self.hold()
         for rule in self._active("batch"):
             window = rule.batch(self, window)
-        self._micro_batches = max(len(window), 1)
+        self.window = window
         return window
 
     def penalty(self, batch: Batch, outputs: Any) -> Tensor | float:
@@ -168,12 +169,12 @@ class Run:
         for rule in self._active("penalty"):
             value = rule.penalty(self, batch, outputs)
             if value is not None:
-                total = total + value / self._micro_batches
+                total = total + value / max(len(self.window), 1)
                 key = self.name(rule)
                 self.penalties[key] = value.detach()
                 self._spoke.add(key)
         if self.listens and (loss := _loss(outputs)) is not None:
-            self.watch(loss / self._micro_batches + total)
+            self.watch(loss / max(len(self.window), 1) + total)
         return total
 
     def name(self, rule: Rule) -> str:
@@ -303,7 +304,11 @@ class Run:
         }
 
     def restore(self, snapshot: State) -> None:
-        """Back to a snapshot: weights, optimiser, scheduler, random state, and the rules' state."""
+        """Back to a snapshot: weights, optimiser, scheduler, random state, and the rules' state.
+
+        Raises BadCheckpoint, before anything is touched, for a run with other rules.
+        """
+        self._same_rules(snapshot["run"]["rules"])
         write(self.tensors, snapshot["weights"])
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.load_state_dict(cloned(snapshot["optimizer"]))
@@ -363,7 +368,7 @@ class Run:
         return torch.autocast(next(iter(self.tensors.values())).device.type, enabled=False)
 
     def _clear(self) -> None:
-        self._base, self._finite = None, None
+        self._base, self._finite, self.window = None, None, []
 
     def _forget(self) -> None:
         """Drop what others keep of the present weights: autocast its casts, FSDP2 what it gathered."""

@@ -236,3 +236,21 @@ def test_what_cannot_be_distilled_is_said() -> None:
     with pytest.raises(BadInput, match="layers"):
         rules: list[Rule] = [Replay(SHORT, 0.5), Distill(layers="layers(7:)")]
         started("llama", rules)
+
+
+@pytest.mark.parametrize("where", ["replay", "new"])
+def test_it_does_not_matter_how_a_step_is_cut_into_micro_batches(where: str) -> None:
+    run = started("llama", [Replay(ROWS[:8], 0.0), Distill(4.0, where=where)])
+    with torch.no_grad():
+        for tensor in run.tensors.values():
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    run.model.eval()
+    whole = {k: torch.cat([batch[k] for batch in batches(2)]) for k in ("input_ids", "labels")}
+    whole[REPLAYED] = torch.tensor([False, False, True, False, False, True, True, False])
+    found = []
+    for parts in (1, 2, 4, 8):
+        size = 8 // parts
+        window = run.batch([{k: v[i : i + size] for k, v in whole.items()} for i in range(0, 8, size)])
+        found.append(sum(float(run.penalty(batch, run.model(**inputs(batch)))) for batch in window))
+    assert found[0] > 0.01
+    assert found == pytest.approx([found[0]] * 4, rel=1e-5)

@@ -16,13 +16,15 @@ from holdfast.params.select import Select, parse
 from holdfast.remedies.divergence import DIRECTIONS, Likeliest
 from holdfast.remedies.reach import reaching, refuse
 from holdfast.remedies.teacher import Answers
-from holdfast.rule import REPLAYED, Batch, Rule, rules
+from holdfast.rule import REPLAYED, Batch, Rule, Window, rules
 from holdfast.run import Run
 
 
 @rules.register("distill")
 class Distill(Rule):
     """Adds strength * divergence of the model from the base, the mean over the tokens that `where` names, in nats.
+
+    The mean is over all micro-batches of a step together, so that it does not matter how a step is cut into them.
 
     `where` is `replay` (needs a `replay` rule before it), `new` (all tokens of the new rows: learning without
     forgetting, Li & Hoiem, 2016, arXiv:1606.09282) or `prompts` (of the new rows, where nothing is learnt). `direction`
@@ -66,6 +68,7 @@ class Distill(Rule):
         self._own = answers is None and top is not None
         self._answers = Answers(top, temperature, cache, folder) if answers is None and top else answers
         self._base: Base | None = None
+        self._counted: tuple[Window, float] = ([], 0.0)
 
     def begin(self, run: Run) -> None:
         if self.where == "replay" and not any("batch" in rule.hooks() for rule in run.rules):
@@ -91,14 +94,21 @@ class Distill(Rule):
             ours = reaching(run, self.layers, {k: v for k, v in rows.items() if k != "labels"}).logits
         else:
             ours = _logits(outputs)[chosen]
-        divergence = DIRECTIONS[self.direction](teacher, ours[kept], self.temperature).mean()
-        self.divergence = float(divergence.detach())
-        return self.strength * self.temperature**2 * divergence
+        divergence = DIRECTIONS[self.direction](teacher, ours[kept], self.temperature)
+        self.divergence = float(divergence.detach().mean())
+        return self.strength * self.temperature**2 * divergence.sum() / self._usual(run, kept)
 
     def end(self, run: Run) -> None:
-        self._base = None
+        self._base, self._counted = None, ([], 0.0)
         if self._answers is not None and self._own:
             self._answers.close()
+
+    def _usual(self, run: Run, kept: Tensor) -> float:
+        """Tokens of the mean micro-batch of this step; of this one, where the host did not say which there are."""
+        if self._counted[0] is not run.window:
+            tokens = sum(int(_tokens(batch, self.where).sum()) for batch in run.window)
+            self._counted = run.window, tokens / max(len(run.window), 1)
+        return self._counted[1] or float(kept.sum())
 
     def _teacher(self, rows: Batch, kept: Tensor) -> Tensor | Likeliest:
         """What the base says about the kept tokens, [tokens] of all or of its likeliest answers."""
