@@ -14,24 +14,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from functools import cache, partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from record import keep, show, verdict
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -51,7 +46,7 @@ from holdfast.rule import Rule
 from holdfast.run import Run
 from holdfast.training import Trainer
 
-RESULTS = Path(__file__).parent / "results" / "budget.json"
+HEAD = ("method", "budget", "certificates", "governed", "lowest", "(a) walked back", "seed 0", "(b) best fixed")
 BUDGETS = (0.02, 0.1, 0.05, 0.01)
 GRID = tuple(itertools.product((0.25, 0.5), (2.0, 4.0, 8.0, 16.0, 32.0)))
 """Share of replay and strength of distillation: ten runs with fixed strengths."""
@@ -167,7 +162,7 @@ def jobs(quick: bool, steps: int) -> Iterator[Job]:
     for run in shared:
         yield {"kind": "plain", "budgets": list(budgets), **run}
         yield {"kind": "governed", "budget": budgets[0], **run}
-    yield from ({"kind": "fixed", "fixed": setting, **shared[0]} for setting in grid)
+    yield from ({"kind": "fixed", "fixed": setting, **run} for run in shared if run["seed"] == 0 for setting in grid)
     yield from ({"kind": "governed", "budget": budget, **run} for budget in budgets[1:] for run in shared)
 
 
@@ -211,25 +206,14 @@ def faults(table: list[Job]) -> list[str]:
     return said
 
 
-def show(table: list[Job]) -> None:
-    shown = Table(title="Share of the plain gain that is kept inside the budget")
-    for column in (
-        "method",
-        "budget",
-        "certificates",
-        "governed",
-        "lowest",
-        "(a) walked back",
-        "seed 0",
-        "(b) best fixed",
-    ):
-        shown.add_column(column, justify="right")
+def lines(table: list[Job]) -> list[list[str]]:
+    out = []
     for row in table:
         percent = [f"{row[k]:.1%}" for k in ("kept", "least", "walked_back", "kept_seed_0")]
         best = row["best_fixed_seed_0"]
         best = f"{best:.1%}" if best is not None else "none holds" if row["grid"] else "not measured"
-        shown.add_row(row["method"], f"{row['budget']:.0%}", f"{row['held']}/{row['seeds']} hold", *percent, best)
-    Console(width=120).print(shown)
+        out.append([row["method"], f"{row['budget']:.0%}", f"{row['held']}/{row['seeds']} hold", *percent, best])
+    return out
 
 
 def main() -> int:
@@ -250,36 +234,12 @@ def main() -> int:
                 flush=True,
             )
             if not options.quick:
-                save(rows, steps)
+                keep("budget.json", steps=steps, summary=summary(rows), runs=rows)
     table = summary(rows)
-    show(table)
+    show("Share of the plain gain that is kept inside the budget", HEAD, lines(table))
     said = faults(table)
-    print(
-        "FAIL: " + "; ".join(said)
-        if said
-        else "PASS: every certificate holds, and the governor is near the best fixed strengths"
-    )
+    print(verdict(said, "every certificate holds, and the governor is near the best fixed strengths"))
     return bool(said)
-
-
-def stamp(command: str, steps: int) -> dict[str, Any]:
-    """When, where and by what a result was measured."""
-    machine = {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "torch": torch.__version__,
-        "gpu": "not measured",
-    }
-    return {"date": date.today().isoformat(), "command": command, "machine": machine, "steps": steps}
-
-
-def save(rows: list[Job], steps: int) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(
-        json.dumps({**stamp("python benchmarks/budget.py", steps), "summary": summary(rows), "runs": rows}, indent=1)
-    )
-    staged.replace(RESULTS)
 
 
 if __name__ == "__main__":

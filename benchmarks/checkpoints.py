@@ -18,7 +18,6 @@ weights and optimiser bit for bit.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -29,8 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from record import keep, show, verdict
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -42,7 +40,6 @@ from holdfast.run import Run
 from holdfast.snapshots import load_snapshot, save_snapshot
 from holdfast.strategies.frozen import Frozen
 
-RESULTS = Path(__file__).parent / "results" / "checkpoints.json"
 LARGEST, VOCABULARY = 1.02, 16000
 SIZES = {
     "full": {"hidden_size": 768, "intermediate_size": 2560, "num_hidden_layers": 10, "num_attention_heads": 12},
@@ -56,6 +53,12 @@ CASES: dict[str, tuple[str, list[Rule]]] = {
     "everything": ("full", []),
 }
 HEAD = ("what trains", "of", "", "bytes", "of what it must hold", "save", "go back")
+ABOUT = (
+    "`save_snapshot` and `load_snapshot`, as the rule `rollback` uses them, beside torch.save and torch.load of the "
+    "state dicts of the whole model and the optimiser; a random Llama in float32 with AdamW. Both write to a temporary "
+    "name, sync and rename; times are medians over rounds in turns, files lie in the system's cache. What a snapshot "
+    "must hold is what moves and its optimiser state; with everything in training that is all."
+)
 
 
 def started(case: str, size: str) -> Run:
@@ -169,34 +172,13 @@ def main() -> int:
     size = parser.parse_args().size
     with TemporaryDirectory(prefix="holdfast-") as folder:
         found = [row for case in CASES for row in measured(case, size, Path(folder))]
-    shown = Table(title="Saving a run, and going back")
-    for i, column in enumerate(HEAD):
-        shown.add_column(column, justify="left" if i in (0, 2) else "right")
-    for line in lines(found):
-        shown.add_row(*line)
-    Console(width=120).print(shown)
-    said = faults(found)
-    verdict = "FAIL: " + "; ".join(said) if said else "PASS: snapshots hold what they must, bring it back, and no more"
+    show("Saving a run, and going back", HEAD, lines(found), words=(0, 2))
+    missed = faults(found)
+    said = verdict(missed, "snapshots hold what they must, bring it back, and no more")
     if size != "small":
-        save(lines(found), verdict, "python benchmarks/checkpoints.py" + (" --quick" if size == "quick" else ""))
-    print(verdict)
-    return bool(said) and size != "small"
-
-
-def save(table: list[list[str]], verdict: str, command: str) -> None:
-    about = (
-        "`save_snapshot` and `load_snapshot`, as the rule `rollback` uses them, beside torch.save and torch.load of "
-        "the state dicts of the whole model and the optimiser; a random Llama in float32 with AdamW. Both write to a "
-        "temporary name, sync and rename; times are medians over rounds in turns, files lie in the system's cache. "
-        "What a snapshot must hold is what moves and its optimiser state; with everything in training that is all."
-    )
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "gpu": "not measured"}
-    found = {"date": time.strftime("%Y-%m-%d"), "command": command, "machine": machine, "about": about,
-             "table": {"head": HEAD, "rows": table}, "verdict": verdict}  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(json.dumps(found, indent=1))
-    staged.replace(RESULTS)
+        keep("checkpoints.json", about=ABOUT, table={"head": HEAD, "rows": lines(found)}, verdict=said)
+    print(said)
+    return bool(missed) and size != "small"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import sys
 import time
@@ -27,7 +26,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,7 +33,7 @@ from statistics import median
 from typing import Any
 
 import torch
-import transformers
+from record import keep
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -49,7 +47,6 @@ from holdfast.base import load_base
 from holdfast.data.formats import Text, read
 from holdfast.params.fisher import fisher
 
-RESULTS = Path(__file__).parent / "results" / "fisher.json"
 LENGTH = 256
 EXACT, PASSES = 1e-5, 2.0
 """What `fisher` must keep: the largest error beside the loop, and the cost in training passes."""
@@ -264,22 +261,15 @@ def verdict(devices: dict[str, Any]) -> tuple[bool, str]:
     return held, f"{'PASS' if held else 'FAIL'}: {figures}"
 
 
-def machine() -> dict[str, Any]:
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {module.__name__: module.__version__ for module in (torch, transformers)}
-    host = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 2), "cuda": cuda}
-    return host | {"threads": torch.get_num_threads()} | versions
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     parser.add_argument("--threads", type=int, default=1, help="threads that torch uses")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures are written")
+    parser.add_argument("--output", type=Path, default="fisher.json", help="where the figures are written")
     arguments = parser.parse_args()
     prepare(arguments.threads)
-    console, start = Console(), time.perf_counter()
-    host, devices = machine(), dict[str, Any](cuda="not measured")
+    console, start, load = Console(), time.perf_counter(), round(os.getloadavg()[0], 2)
+    devices = dict[str, Any](cuda="not measured")
     with console.status("starting") as status:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             devices[device] = bench(device, arguments, status.update)
@@ -287,11 +277,8 @@ def main() -> int:
         tables = [table(f"{device}: {case}", r) for case, r in report.items()] if isinstance(report, dict) else []
         console.print(*tables or [f"{device}: {report}"], sep="\n")
     held, line = verdict(devices)
-    result = {"verdict": line, "date": date.today().isoformat(), "quick": arguments.quick}
-    result |= {"seconds": round(time.perf_counter() - start, 1), "machine": host, "devices": devices}
-    temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    os.replace(temporary, arguments.output)
+    keep(arguments.output, verdict=line, seconds=round(time.perf_counter() - start, 1), threads=arguments.threads,
+         load_average=load, devices=devices)  # fmt: skip
     print(line)
     return 0 if held else 1
 

@@ -10,22 +10,19 @@ No goal is stated: the table is the result.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from budget import LENGTH, LOOK, SUITE, before, measured, settings, stamp, texts
-from rich.console import Console
-from rich.table import Table
+from budget import LENGTH, LOOK, SUITE, before, measured, settings, texts
+from record import keep, show
 from transformers import set_seed
 
 from holdfast.base import load_base
@@ -39,7 +36,7 @@ from holdfast.remedies.distill import Distill
 from holdfast.remedies.replay import Replay
 from holdfast.training import Trainer
 
-RESULTS = Path(__file__).parent / "results" / "selfmade.json"
+HEAD = ("text made up", "gain (nats)", "perplexity, self-made", "perplexity, real stories", "95 %")
 WAYS: dict[str, dict[str, Any]] = {
     "temperature 1": {},
     "temperatures 0.7, 1, 1.3": {"temperature": (0.7, 1.0, 1.3)},
@@ -93,15 +90,13 @@ def main() -> int:
     todo = [(way, 0, steps) for way in ways]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(train, todo))
-    shown = Table(title="Guarded by self-made text alone: what happens to real old text")
-    for column in ("text made up", "gain (nats)", "perplexity, self-made", "perplexity, real stories", "95 %"):
-        shown.add_column(column, justify="right")
+    lines = []
     for row in found:
         percent = [f"{math.expm1(row[k]):+.1%}" for k in ("self", "real", "low", "high")]
-        shown.add_row(row["way"], f"{row['gain']:.2f}", *percent[:2], " to ".join(percent[2:]))
-    Console(width=120).print(shown)
+        lines.append([row["way"], f"{row['gain']:.2f}", *percent[:2], " to ".join(percent[2:])])
+    show("Guarded by self-made text alone: what happens to real old text", HEAD, lines)
     if not options.quick:
-        RESULTS.write_text(json.dumps({**stamp("python benchmarks/selfmade.py", steps), "runs": found}, indent=1))
+        keep("selfmade.json", steps=steps, runs=found)
     print("PASS: measured; no goal is stated")
     return 0
 

@@ -19,7 +19,6 @@ which lie beside the project only where it is developed, learning is not measure
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -35,11 +34,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from record import keep, show, verdict
 from scipy import stats
-from strategies_cost import PLAIN, RATE, SHAPE, WAYS, Setting, Watch, compared
-from strategies_cost import show as show_cost
+from strategies_cost import PLAIN, RATE, SHAPE, WAYS, Setting, Watch, compared, show_cost
 from torch import Tensor
 from torch.optim import AdamW
 from transformers import get_linear_schedule_with_warmup, set_seed
@@ -53,7 +50,7 @@ from holdfast.evaluation.metrics import exact_match
 from holdfast.evaluation.statistics import paired
 from holdfast.run import Run
 
-RESULTS = Path(__file__).parent / "results" / "strategies.json"
+HEAD = ("task", "way", "learnt", "forgotten, nats", "beside plain that learns as much")
 TASKS = Path(__file__).resolve().parents[2] / "shared" / "data" / "tasks"
 QA1 = "babi/qa1_single_supporting_fact"
 FILES = {
@@ -179,15 +176,13 @@ def summary(found: list[Job]) -> list[Job]:
     return out
 
 
-def show(table: list[Job]) -> None:
-    shown = Table(title="Answers learnt, stories forgotten")
-    for i, column in enumerate(("task", "way", "learnt", "forgotten, nats", "beside plain that learns as much")):
-        shown.add_column(column, justify="right" if i > 1 else "left")
+def lines(table: list[Job]) -> list[list[str]]:
+    out = []
     for row in table:
         rise = f"{row['rise']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         apart = f"{row['apart']:+.2f}, {row['verdict']}" if "apart" in row else ""
-        shown.add_row(row["task"], row["way"], f"{row['accuracy']:.1%}", rise, apart)
-    Console(width=120).print(shown)
+        out.append([row["task"], row["way"], f"{row['accuracy']:.1%}", rise, apart])
+    return out
 
 
 def learning(quick: bool, workers: int) -> list[str]:
@@ -201,19 +196,13 @@ def learning(quick: bool, workers: int) -> list[str]:
             print(said, file=sys.stderr, flush=True)
             if not quick and (i % 7 == 0 or i == len(todo)):
                 save(found)
-    show(summary(found))
+    show("Answers learnt, stories forgotten", HEAD, lines(summary(found)), words=(0, 1))
     return [fault for run in found for fault in run["faults"]]
 
 
 def save(found: list[Job]) -> None:
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "gpu": "not measured"}
     kept = [{k: v for k, v in r.items() if k != "after"} for r in found]
-    result = {"date": time.strftime("%Y-%m-%d"), "command": "python benchmarks/strategies.py", "machine": machine,
-              "steps": STEPS, "summary": summary(found), "runs": kept}  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(json.dumps(result, indent=1))
-    staged.replace(RESULTS)
+    keep("strategies.json", steps=STEPS, summary=summary(found), runs=kept)
 
 
 def main() -> int:
@@ -232,7 +221,7 @@ def main() -> int:
     if absent and not options.quick:
         return 0
     held = "nothing held moves" + (", steps and snapshots are in bounds" if options.quick else "")
-    print("FAIL: " + "; ".join(missed) if missed else f"PASS: {held}")
+    print(verdict(missed, held))
     return bool(missed)
 
 

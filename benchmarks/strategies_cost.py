@@ -17,9 +17,7 @@ more than 2 % larger than what moves and its optimiser state; what `incremental`
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -30,8 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from record import keep, show, verdict
 from torch import Tensor, nn
 from torch.optim import AdamW
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
@@ -53,7 +50,6 @@ from holdfast.strategies.layerwise import Layerwise
 from holdfast.strategies.selective import Selective
 from holdfast.strategies.unfreezing import Unfreezing
 
-RESULTS = Path(__file__).parent / "results" / "strategies_cost.json"
 RATE, TOP, LOWER, LOOK = 1e-3, 0.1, "embedding | layers(40%)", 32
 """Learning rate, share that is selected, what is frozen, and rows that a look at old text takes."""
 SLOWEST, LARGEST = 1.10, 1.02
@@ -64,6 +60,12 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BARE, LOOKING = "bare loop", f"a look at {LOOK} rows of old text"
 PLAIN, FROZEN, ELEMENTS, BY_STORIES = "plain", "frozen", "selective by element", "adaptive, by stories"
 HEAD = ("way", "may move", "optimiser keeps", "snapshot", "of what it must hold", "step")
+ABOUT = (
+    "A random Llama of 16 million parameters, 512 tokens a step, float32, fused AdamW; all ways take turns step by "
+    "step in one process, and a step is given as a multiple of that of a bare PyTorch loop. Bytes are those at the "
+    "heaviest step, without activations. A snapshot has to hold what may or did move and its optimiser state; the "
+    f"goals are {SLOWEST:.2f}x and {LARGEST:.0%}. `adaptive` by stories costs what `adaptive` costs, and its looks."
+)
 
 
 @dataclass(frozen=True)
@@ -219,13 +221,8 @@ def compared(shape: dict[str, int], rounds: int) -> tuple[list[list[str]], list[
     return lines, missed
 
 
-def show(lines: list[list[str]]) -> None:
-    shown = Table(title="What each strategy costs")
-    for i, column in enumerate(HEAD):
-        shown.add_column(column, justify="right" if i else "left")
-    for line in lines:
-        shown.add_row(*line)
-    Console(width=120).print(shown)
+def show_cost(lines: list[list[str]]) -> None:
+    show("What each strategy costs", HEAD, lines)
 
 
 def main() -> int:
@@ -234,29 +231,12 @@ def main() -> int:
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     lines, missed = compared(SMALL if options.small else SHAPE, 10 if options.quick or options.small else 40)
-    show(lines)
-    verdict = "FAIL: " + "; ".join(missed) if missed else "PASS: nothing held moves, steps and snapshots are in bounds"
+    show_cost(lines)
+    said = verdict(missed, "nothing held moves, steps and snapshots are in bounds")
     if not options.small:
-        save(lines, verdict, "python benchmarks/strategies_cost.py" + (" --quick" if options.quick else ""))
-    print(verdict)
+        keep("strategies_cost.json", about=ABOUT, table={"head": HEAD, "rows": lines}, verdict=said)
+    print(said)
     return bool(missed) and not options.small
-
-
-def save(lines: list[list[str]], verdict: str, command: str) -> None:
-    about = (
-        "A random Llama of 16 million parameters, 512 tokens a step, float32, fused AdamW; all ways take turns step by "
-        "step in one process, and a step is given as a multiple of that of a bare PyTorch loop. Bytes are those at the "
-        "heaviest step, without activations. A snapshot has to hold what may or did move and its optimiser state; the "
-        f"goals are {SLOWEST:.2f}x and {LARGEST:.0%}. `adaptive` by stories costs what `adaptive` costs, and its looks."
-    )
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "not measured"
-    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__, "gpu": gpu}
-    found = {"date": time.strftime("%Y-%m-%d"), "command": command, "machine": machine, "about": about,
-             "table": {"head": HEAD, "rows": lines}, "verdict": verdict}  # fmt: skip
-    RESULTS.parent.mkdir(exist_ok=True)
-    staged = RESULTS.with_suffix(".tmp")
-    staged.write_text(json.dumps(found, indent=1))
-    staged.replace(RESULTS)
 
 
 if __name__ == "__main__":

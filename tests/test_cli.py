@@ -16,6 +16,7 @@ from rich.console import Console
 
 import holdfast
 from holdfast import cli
+from holdfast.cli import shelf
 from holdfast.params.importance import scores
 from holdfast.recipe import running
 from tests.recipe.small import texts, values
@@ -204,7 +205,7 @@ def test_the_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[
 def test_without_a_command_recipes_are_listed_with_their_descriptions_aligned(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "console", Console(width=60))
+    monkeypatch.setattr(shelf, "console", Console(width=60))
     assert code("recipes") == 0
     lines = capsys.readouterr().out.splitlines()
     wide = max(map(len, holdfast.recipe.shipped())) + 2

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from holdfast._errors import BadCheckpoint, BadInput, TrainingStopped, Unsupported
 from holdfast.budget import Guard
 from holdfast.governor import Governor
+from holdfast.loop import attach
 from holdfast.params.inventory import Param
 from holdfast.params.select import parse
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
 from holdfast.rule import Batch, Every, Kind, Move, Rule, Within
-from holdfast.run import Run, attach
+from holdfast.run import Run
 from holdfast.strategies.frozen import Frozen
 from holdfast.strategies.incremental import Incremental
 from tests.models import build

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from holdfast._errors import HoldfastError
+from holdfast.loop import attach
 from holdfast.remedies.l2sp import L2SP
 from holdfast.rule import Batch, Rule
-from holdfast.run import Run, attach
+from holdfast.run import Run
 from tests.models import build
 from tests.test_every_rule import batches, same, started, weights
 

@@ -17,12 +17,13 @@ from holdfast._errors import TrainingStopped, Unsupported
 from holdfast.budget import Guard
 from holdfast.data.rows import Row, collate
 from holdfast.governor import Governor
+from holdfast.loop import attach
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
 from holdfast.rule import REPLAYED, Batch, During, Kind, Move, Rule, Window
-from holdfast.run import Run, attach
+from holdfast.run import Run
 from holdfast.strategies.frozen import Frozen
 from holdfast.strategies.incremental import Incremental
 from holdfast.strategies.layerwise import Layerwise

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from holdfast.base import load_base
     from holdfast.budget import Guard
     from holdfast.governor import Governor
+    from holdfast.loop import attach
     from holdfast.rule import During, Every, Rule, Within
-    from holdfast.run import Run, attach
+    from holdfast.run import Run
     from holdfast.training import RulesMixin, Trainer
 
 __version__ = "0.1.0"
@@ -36,8 +37,9 @@ _HOMES = {
     "base": ["load_base"],
     "budget": ["Guard"],
     "governor": ["Governor"],
+    "loop": ["attach"],
     "rule": ["During", "Every", "Rule", "Within"],
-    "run": ["Run", "attach"],
+    "run": ["Run"],
     "training": ["RulesMixin", "Trainer"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

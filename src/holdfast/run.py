@@ -15,9 +15,11 @@ from torch.optim import Optimizer
 from holdfast._errors import BadCheckpoint, BadInput, HoldfastError, TrainingStopped, Unsupported
 from holdfast.before import Base
 from holdfast.byhand import backward, set_gradients
+from holdfast.losses import Losses, loss_in
 from holdfast.movement import Movement
 from holdfast.params.inventory import inventory
 from holdfast.params.weights import copied, local, swapped, write
+from holdfast.processes import mean, place
 from holdfast.rule import Batch, Kind, Rule, State, Window
 from holdfast.states import aside, cloned, keys, random_state, seeded, set_random_state
 
@@ -58,10 +60,9 @@ class Run:
         self._keys = keys(self.rules)
         self._generators: dict[str, torch.Generator] = {}
         self._base: Base | None = None
-        self._movement = Movement(self, optimizer, self.tensors, shared=self._wrapped)
+        self._movement = Movement(self, optimizer, self.tensors, shared=place()[1] > 1)
         self.window: Window = []
-        self._finite: Tensor | None = None
-        self._watched: Tensor | None = None
+        self._losses = Losses()
         self._spoke: set[str] = set()
         self.listens = False
         self._open = False
@@ -106,16 +107,12 @@ class Run:
 
     def agreed(self, figure: Tensor) -> Tensor:
         """The mean of a figure over all processes, so that all decide alike; itself where there is only one."""
-        if not self._wrapped:
-            return figure
-        total = figure.detach().to(next(iter(self.tensors.values())).device, copy=True)
-        torch.distributed.all_reduce(total)
-        return (total / torch.distributed.get_world_size()).to(figure.device)
+        return mean(figure, next(iter(self.tensors.values())).device)
 
     @property
     def process(self) -> tuple[int, int]:
         """The index of this process and the number of processes that train together."""
-        return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if self._wrapped else (0, 1)
+        return place()
 
     def log(self, kind: str, **figures: Any) -> None:
         """Write one line of the run's journal."""
@@ -173,7 +170,7 @@ class Run:
                 key = self.name(rule)
                 self.penalties[key] = value.detach()
                 self._spoke.add(key)
-        if self.listens and (loss := _loss(outputs)) is not None:
+        if self.listens and (loss := loss_in(outputs)) is not None:
             self.watch(loss / max(len(self.window), 1) + total)
         return total
 
@@ -216,15 +213,13 @@ class Run:
 
     def watch(self, loss: Tensor) -> None:
         """Note a micro-batch's part of the loss; the step is refused when one was not finite."""
-        finite = torch.isfinite(loss.detach()).all()
-        self._watched = loss.detach() if self._watched is None else self._watched + loss.detach()
-        self._finite = finite if self._finite is None else self._finite & finite
+        self._losses.note(loss.detach())
 
     def after(self) -> None:
         """Count the step and let the rules look; call it after the scheduler's step."""
         self._check()
         self.step += 1
-        self.loss, self._watched = self._watched, None
+        self.loss = self._losses.taken()
         self.penalties = {key: value for key, value in self.penalties.items() if key in self._spoke}
         self._spoke = set()
         for rule in self._active("after"):
@@ -340,7 +335,7 @@ class Run:
     def _restore(self, prepared: State | None, state: State) -> None:
         self._same_rules(state["rules"])
         self.step, self.stopped = state["step"], state["stopped"]
-        self._finite, self._watched = None, None
+        self._losses = Losses()
         self._generators = {}
         self._movement.moved = set(state["moved"])
         by_key = {self._keys[id(r)]: r for r in self.rules}
@@ -358,17 +353,12 @@ class Run:
                 f"{', '.join(sorted(set(self._keys.values()))) or 'none'}. Resume with the rules that it had then."
             )
 
-    @property
-    def _wrapped(self) -> bool:
-        """Whether several processes train together."""
-        return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-
     def uncast(self) -> torch.autocast:
         """Backward passes and updates in full precision, also inside a caller's autocast."""
         return torch.autocast(next(iter(self.tensors.values())).device.type, enabled=False)
 
     def _clear(self) -> None:
-        self._base, self._finite, self.window = None, None, []
+        self._base, self._losses, self.window = None, Losses(), []
 
     def _forget(self) -> None:
         """Drop what others keep of the present weights: autocast its casts, FSDP2 what it gathered."""
@@ -378,42 +368,9 @@ class Run:
 
     def _check(self) -> None:
         """Refuse a step after a loss that was not finite."""
-        finite, self._finite = self._finite, None
-        if finite is not None and bool(self.agreed(finite.float()) < 1):
+        if not self._losses.finite(self.agreed):
             message = f"The loss was not a finite number in step {self.step + 1}, so that step was not taken."
             self.log("note", text=message)
             raise TrainingStopped(
                 f"{message} Lower the learning rate, or look for empty or broken records in the data."
             )
-
-
-def _loss(outputs: Any) -> Tensor | None:
-    """The loss that a model's outputs hold, if they do."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
-    return loss.detach() if isinstance(loss, Tensor) else None
-
-
-@contextmanager
-def attach(
-    rules: Sequence[Rule],
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    seed: int = 0,
-    scheduler: Any = None,
-    total: int | None = None,
-) -> Iterator[Run]:
-    """The rules in anybody's own training loop.
-
-    Call `run.batch([...])` on the micro-batches of a step, add `run.penalty(batch, outputs)` to each loss (it notes
-    `outputs.loss`, so that rules know it and no step is made on nan; give any other loss to `run.watch`), and call
-    `run.after()` after the optimiser's and the scheduler's step. Everything is taken off at the end. `total` is the
-    number of steps that there will be, for rules whose schedule goes by it.
-    """
-    run = Run(model, optimizer, rules, seed=seed, scheduler=scheduler, total=total)
-    run.listens = True
-    try:
-        run.begin()
-        yield run
-    finally:
-        run.end()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import overload
+from collections.abc import Iterable, Mapping, Sequence
 
+from holdfast.data.lazy import LazyRows
 from holdfast.data.rows import Row
 
 Named = Mapping[str, Sequence[Row]] | Iterable[tuple[str, Sequence[Row]]]
 
 
-class Mixture(Sequence[Row]):
+class Mixture(LazyRows):
     """A row of each source in turn, as long as the longest one lasts; the shorter ones start again.
 
     Nothing is copied: a source may be a reservoir that lies on disk. Sources without rows are left out.
@@ -36,18 +36,7 @@ class Mixture(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.sources) * max((len(rows) for _, rows in self.sources), default=0)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        turn, which = divmod(range(len(self))[at], len(self.sources))
+    def row(self, at: int) -> Row:
+        turn, which = divmod(at, len(self.sources))
         rows = self.sources[which][1]
         return rows[turn % len(rows)]
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from holdfast._errors import BadInput, UnknownName
+from holdfast.data.lazy import LazyRows
 from holdfast.data.rows import Row
 from holdfast.remedies.shelf import Shelf
 
@@ -18,7 +19,7 @@ MEMORY = 64 * 2**20
 """Bytes of tokens that a reservoir with a folder keeps in memory; beyond, its tasks are files there."""
 
 
-class Reservoir(Sequence[Row]):
+class Reservoir(LazyRows):
     """At most `limit` rows of all tasks together; a list of rows, so that replay can draw from it.
 
     Every row gets a mark when it comes, and the rows with the lowest marks stay. `policy` says which those are:
@@ -93,15 +94,7 @@ class Reservoir(Sequence[Row]):
     def __len__(self) -> int:
         return sum(map(len, self._shelves.values()))
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
+    def row(self, at: int) -> Row:
         task, i = self._find(at)
         return self._shelves[task][i]
 

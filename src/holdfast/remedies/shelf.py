@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from holdfast.checkpoint import file_kept_whole
+from holdfast.data.lazy import LazyRows
 from holdfast.data.rows import Row
 
 FIELDS = ("input_ids", "labels")
 
 
-class Shelf(Sequence[Row]):
+class Shelf(LazyRows):
     """Rows as they were given, `input_ids` and `labels` only; 8 bytes a token instead of 70 or more.
 
     With a `file` the tokens stand there (safetensors), and a row is read when it is asked for; only where each begins
@@ -42,20 +43,9 @@ class Shelf(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        begin, end = (int(border) for border in self._starts[range(len(self))[at] :][:2])
+    def row(self, at: int) -> Row:
+        begin, end = (int(border) for border in self._starts[at : at + 2])
         return {name: self._read(name, begin, end).tolist() for name in FIELDS}
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self[i] for i in range(len(self)))
 
     def _put(self, tensors: dict[str, Tensor], file: Path | None) -> None:
         self._starts, self._file, self._held = tensors.pop("starts"), file, tensors

@@ -15,9 +15,9 @@ from holdfast._errors import BadInput, UnknownName
 from holdfast._registry import Registry
 from holdfast.llm.lock import SharedLock
 from holdfast.llm.places import by_path
+from holdfast.loop import attach
 from holdfast.params.inventory import inventory
 from holdfast.params.weights import local
-from holdfast.run import attach
 
 
 @dataclass(frozen=True)

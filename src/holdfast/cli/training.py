@@ -1,0 +1,137 @@
+"""Commands that train: train, demo, grid and dial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import holdfast
+from holdfast.cli.app import Debug, app, console, say
+
+if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
+    import holdfast.demo
+    import holdfast.dial
+    import holdfast.display
+    import holdfast.evaluation.report
+    import holdfast.recipe
+    import holdfast.sequence
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Such as train.max_steps=50 or keep.budget=0.05")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, what it costs and what would stop it; train nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Carry a recipe out: a run folder with model, log, certificate, samples and report; with `tasks`, a sequence."""
+    recipes = holdfast.recipe
+    values = recipes.values(recipe, overrides or ())
+    if "tasks" in values:
+        _sequence(values, dry_run, resume)
+        return
+    loaded = recipes.load(values)
+    if dry_run:
+        recipes.render_run_plan(recipes.plan(loaded), console)
+        recipes.check_folder(loaded, resume=resume)
+        return
+    holdfast.display.hush()
+    with holdfast.display.Display(console) as display:
+        result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
+    if result.certificate is None:
+        told = result.folder / "recipe.yaml"
+        say(f"Interrupted; a checkpoint was saved. Go on: holdfast train {told} --resume")
+        raise typer.Exit(130)
+    console.print(holdfast.evaluation.report.render_table([result.folder]))
+    console.print(f"Model: {result.folder / 'final'}   Report: {result.folder / 'report.html'}")
+    if result.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
+
+
+def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
+    sequence, report = holdfast.sequence, holdfast.evaluation.report
+    loaded = sequence.load(values)
+    if dry_run:
+        sequence.render_sequence_plan(loaded, console)
+        sequence.check_folder(loaded, resume=resume)
+        return
+    holdfast.display.hush()
+    with holdfast.display.Display(console) as display:
+        outcome = sequence.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
+    if outcome.matrix is None:
+        told = outcome.folder / "recipe.yaml"
+        say(f"Interrupted; what was done is kept. Go on: holdfast train {told} --resume")
+        raise typer.Exit(130)
+    console.print(report.render_sequences([outcome.folder]))
+    console.print(f"Model: {outcome.folder / 'final'}   Report: {outcome.folder / 'report.html'}", soft_wrap=True)
+    if outcome.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps: a look, not a result.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Spend the same steps three ways on the embedded model: plain, with remedies, governed."""
+    holdfast.display.hush()
+    try:
+        finished = holdfast.demo.demo(output, console, quick=quick)
+    except KeyboardInterrupt:
+        finished = False
+    if not finished:
+        say("Interrupted; nothing of this demo was kept.")
+        raise typer.Exit(130)
+
+
+@app.command()
+def grid(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    rule: Annotated[str, typer.Option(help="The rule of it whose strength is tried, such as ewc.")],
+    strengths: Annotated[str, typer.Option(help="Such as 10,100,1000")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Such as train.max_steps=50")] = None,
+    debug: Debug = False,
+) -> None:
+    """Carry a recipe out once for each strength of a rule, without governor: what each learns, and what it keeps."""
+    holdfast.display.hush()
+    tried = holdfast.recipe.numbers(strengths)
+    with holdfast.display.Display(console) as display:
+        pairs = holdfast.recipe.grid(recipe, rule, tried, overrides or (), progress=display.run(rule))
+    console.print(holdfast.recipe.render_grid(pairs, rule))
+
+
+@app.command()
+def dial(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of a task of a sequence.")],
+    budget: Annotated[
+        float | None, typer.Option(help="Allowed rise of perplexity, 0.02 for 2 %; default: the run's own.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Blocks may go back one after the other as well.")] = False,
+    points: Annotated[int, typer.Option(help="Places on the frontier, beside its start.", min=1)] = 10,
+    output: Annotated[Path | None, typer.Option(help="Where it goes; default: dial/ in the run's folder.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Go back from a run's model towards the one before, as far as a budget asks; draw the frontier between them."""
+    import holdfast.dial
+
+    dials = holdfast.dial
+    holdfast.display.hush()
+    own = holdfast.sequence.texts_of(run) if holdfast.evaluation.report.is_sequence(run.parent) else None
+    with holdfast.display.Display(console) as display:
+        found = dials.dial(
+            run, budget=budget, points=points, layers=layers, output=output, texts=own, progress=display.run(run.name)
+        )
+    console.print(dials.render_dialled(found))
+    console.print(f"Picture: {found.folder / 'frontier.png'}", soft_wrap=True)
+    if found.verdict is not None:
+        console.print(f"Model: {found.folder / 'final'}", soft_wrap=True)
+    if found.verdict in ("broken", "undecided"):
+        raise typer.Exit(3)
