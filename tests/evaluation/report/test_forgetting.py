@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,13 @@ def test_too_few_looks_are_said(tmp_path: Path) -> None:
     (folder,) = write_runs(tmp_path, ["plain"])
     (folder / "log.jsonl").write_text('{"step": 1, "kind": "train", "loss": 1.0}\n', "utf-8")
     assert "five looks" in forgetting_section(read_runs([folder]))
+
+
+def test_a_curve_that_does_not_fit_foretells_nothing(tmp_path: Path) -> None:
+    (folder,) = write_runs(tmp_path, ["plain"])
+    rises = [0.5, 0.1, 0.5, 0.1, 0.5, 0.1, 0.5, 0.1]
+    ends = [{"rise": rise, "low": rise - 0.02, "high": rise + 0.02} for rise in rises]
+    looks = [{"step": 10 * i, "kind": "probe", "text": "self", **end} for i, end in enumerate(ends, start=1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in looks), "utf-8")
+    page = forgetting_section(read_runs([folder]))
+    assert page.count("no fit") == 4 and page.count("<svg") == 1

@@ -14,6 +14,8 @@ from holdfast.evaluation.report.headline import Cell, between, change, plain
 from holdfast.evaluation.report.page import cell, figure, grid, note, row_name, section, table
 from holdfast.evaluation.report.records import RunRecord, number, percent
 
+EXPLAINED = 0.5
+"""Share of the variance that a curve has to explain before the page draws it and says what it foretells."""
 _LINES = {"exponential": "-", "power": (0, (4, 1.6))}
 _FORMULAS = {"exponential": "c (1 \N{MINUS SIGN} exp(\N{MINUS SIGN}x / s))", "power": "a x^b"}
 
@@ -38,7 +40,9 @@ def forgetting_section(runs: Sequence[RunRecord]) -> str:
     said = (
         "Change of perplexity over steps at the full learning rate (the sum of rates divided by the peak: under a rate "
         "that decays, fewer than the optimiser's steps). The curves go on for as long again: what further training of "
-        "this kind would cost, if it went on as it did. Which curve fits better is for AICc to say (lower is better)."
+        "this kind would cost, if it went on as it did. Which curve fits better is for AICc to say (lower is better). "
+        f"A curve that explains less than {EXPLAINED:.0%} of the variance is not drawn and foretells nothing: what is "
+        "steered, or gets better again while the rate decays, does not follow one."
     )
     drawn = [figure(_name(c), inline(_drawn(c), f"forgetting-{i}", _name(c))) for i, c in enumerate(found)]
     columns = ("run and text", "curve", "R²", "spread, nats", "AICc", "foretold after twice the steps", "costs further")
@@ -64,7 +68,8 @@ def _drawn(curve: Curve) -> Figure:
     picture, hue = Figure(figsize=(4.8, 3.0), layout="constrained"), colour(curve.place)
     axes = picture.add_subplot()
     grid_of = np.linspace(0, 2 * max(curve.x), 160)[1:]
-    for fit in curve.fits:
+    sound = [fit for fit in curve.fits if fit.r2 >= EXPLAINED]
+    for fit in sound:
         foretold = [percent(float(rise)) for rise in fit(grid_of)]
         axes.plot(grid_of, foretold, color=hue, linestyle=_LINES[fit.name], linewidth=1.4, label=_FORMULAS[fit.name])
     axes.plot(curve.x, [percent(rise) for rise in curve.rises], "o", color=hue, markersize=4)
@@ -72,22 +77,21 @@ def _drawn(curve: Curve) -> Figure:
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set_xlabel("steps at the full learning rate")
     axes.set_ylabel("change of perplexity (%)")
-    axes.legend(frameon=False, fontsize=8)
+    if sound:
+        axes.legend(frameon=False, fontsize=8)
     return picture
 
 
 def _rows(curve: Curve) -> Iterator[list[str]]:
     last = max(curve.x)
     for fit in curve.fits:
-        foretold, cost = fit.predict(2 * last), fit.cost(last, last)
-        ends = [between(interval.low, interval.high, change) for interval in (foretold, cost)]
+        told = [(i, between(i.low, i.high, change)) for i in (fit.predict(2 * last), fit.cost(last, last))]
         parameters = ", ".join(f"{name} {value:.3g}" for name, value in fit.parameters.items())
         figures = (
             Cell(fit.name, (_FORMULAS[fit.name], parameters)),
             Cell(plain(fit.r2)),
             Cell(f"{fit.spread:.4f}"),
             Cell(f"{fit.aicc:.1f}"),
-            Cell(change(foretold.mean), (ends[0],)),
-            Cell(change(cost.mean), (ends[1],)),
+            *(Cell(change(i.mean), (end,)) if fit.r2 >= EXPLAINED else Cell("no fit") for i, end in told),
         )
         yield [row_name(curve.run.name, curve.text), *map(cell, figures)]
