@@ -1,7 +1,8 @@
 """Does the governor keep its budget, and how much of what could be learnt does it give up for that?
 
     python benchmarks/budget.py --quick      one seed, full fine-tuning, budget 2 %       (under five minutes)
-    python benchmarks/budget.py              seeds 0-4, budgets 1, 2, 5 and 10 %; full and LoRA
+    python benchmarks/budget.py              seeds 0-4, budgets 1, 2, 5 and 10 %; full and LoRA     (an hour)
+    python benchmarks/budget.py --resume     makes the runs that the file of results lacks
 
 Each governed run starts from the same strength and knows nothing of the others. Beside it, on the same rows: plain
 fine-tuning; (a) that plain run walked back after training to the same budget; (b) the best of ten runs with fixed
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import sys
 import time
@@ -26,7 +28,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from record import keep, show, verdict
+from record import RESULTS, keep, show, verdict
 from transformers import TrainingArguments, set_seed
 from transformers.utils import logging as hf_logging
 
@@ -162,8 +164,22 @@ def jobs(quick: bool, steps: int) -> Iterator[Job]:
     for run in shared:
         yield {"kind": "plain", "budgets": list(budgets), **run}
         yield {"kind": "governed", "budget": budgets[0], **run}
-    yield from ({"kind": "fixed", "fixed": setting, **run} for run in shared if run["seed"] == 0 for setting in grid)
     yield from ({"kind": "governed", "budget": budget, **run} for budget in budgets[1:] for run in shared)
+    yield from ({"kind": "fixed", "fixed": setting, **run} for run in shared if run["seed"] == 0 for setting in grid)
+
+
+def named(job: Job) -> tuple[object, ...]:
+    """What a run is told apart by."""
+    return job["kind"], job["method"], job["seed"], job.get("budget"), *(job.get("fixed") or ())
+
+
+def done_before(steps: int) -> list[Job]:
+    """The runs of the last results, which have to be of as many steps."""
+    found = json.loads((RESULTS / "budget.json").read_text("utf-8"))
+    if found["steps"] != steps:
+        sys.exit(f"The last results are of {found['steps']} steps, not {steps}: they cannot be resumed.")
+    rows: list[Job] = found["runs"]
+    return rows
 
 
 def holds(row: Job, budget: float) -> bool:
@@ -219,20 +235,19 @@ def lines(table: list[Job]) -> list[list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--steps", type=int, help="150, with --quick 100")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     steps = options.steps or (100 if options.quick else 150)
-    todo = list(jobs(options.quick, steps))
-    rows: list[Job] = []
+    rows = done_before(steps) if options.resume else []
+    done = [named(row) for row in rows]
+    todo = [job for job in jobs(options.quick, steps) if named(job) not in done]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for i, done in enumerate(pool.map(train, todo), 1):
-            rows += done
-            print(
-                f"{i}/{len(todo)} {done[0]['kind']} {done[0]['method']} seed {done[0]['seed']}",
-                file=sys.stderr,
-                flush=True,
-            )
+        for i, made in enumerate(pool.map(train, todo), 1):
+            rows += made
+            told = f"{i}/{len(todo)} {made[0]['kind']} {made[0]['method']} seed {made[0]['seed']}"
+            print(told, file=sys.stderr, flush=True)
             if not options.quick:
                 keep("budget.json", steps=steps, summary=summary(rows), runs=rows)
     table = summary(rows)
