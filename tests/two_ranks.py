@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -67,6 +69,24 @@ def mine(step: int) -> Batch:
     return {k: v[RANK * 2 : RANK * 2 + 2] for k, v in batches(step + 1)[step].items()}
 
 
+def all_of(step: int) -> Batch:
+    """The whole batch, as one process alone has it."""
+    return batches(step + 1)[step]
+
+
+def plain(model: Any) -> nn.Module:
+    """Not wrapped at all."""
+    found: nn.Module = model
+    return found
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Runs that know of no other process."""
+    with patch("holdfast.run.place", lambda: (0, 1)), patch("holdfast.processes.place", lambda: (0, 1)):
+        yield
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[n], b[n]) for n in a)
 
@@ -101,27 +121,31 @@ def base_is_the_start_also_between_forward_and_backward(wrap: Callable[[Any], nn
 
 def a_run_is_the_run_of_one_process(wrap: Callable[[Any], nn.Module]) -> None:
     found = []
-    for kind, of in ((wrap, mine), (lambda m: m, lambda step: batches(step + 1)[step])):
-        rules = [Frozen("layers(0:1)"), L2SP(5.0)]
-        run = begun(kind, rules) if kind is wrap else _alone(rules)
-        start = whole(run)
-        for step in range(4):
-            run.advance(of(step), clip=0.1)
-        found.append(whole(run))
-        assert all(torch.equal(start[n], t) for n, t in found[-1].items() if ".layers.0." in n)
-        run.end()
+    for kind, of, where in ((wrap, mine, nullcontext()), (plain, all_of, alone())):
+        with where:
+            run = begun(kind, [Frozen("layers(0:1)"), L2SP(5.0)])
+            start = whole(run)
+            for step in range(4):
+                run.advance(of(step), clip=0.1)
+            found.append(whole(run))
+            assert all(torch.equal(start[n], t) for n, t in found[-1].items() if ".layers.0." in n)
+            run.end()
     assert all(torch.allclose(found[0][n], found[1][n], rtol=1e-4, atol=1e-6) for n in found[0])
 
 
-def _alone(rules: list[Rule]) -> Run:
-    """A run that knows of no other process."""
-    Run._wrapped, kept = property(lambda self: False), Run._wrapped  # type: ignore[assignment, method-assign]
-    try:
-        run = begun(lambda model: model, rules)
-    finally:
-        Run._wrapped = kept  # type: ignore[method-assign]
-    run.agreed = lambda figure: figure  # type: ignore[method-assign]
-    return run
+def fisher_and_replay_are_those_of_one_process() -> None:
+    drawn, importance = [], []
+    for kind, of, where in ((DistributedDataParallel, mine, nullcontext()), (plain, all_of, alone())):
+        with where:
+            run = begun(kind, [Replay(ROWS, 0.5), EWC(ROWS[:4], 1.0)])
+            steps = [run.batch([of(step)])[0] for step in range(3)]
+            drawn.append([batch["input_ids"][batch[REPLAYED]] for batch in steps])
+            importance.append(run.prepared()["rules"]["ewc-1"]["importance"])
+            run.end()
+    assert all(torch.equal(torch.cat(gathered(part)), rows) for part, rows in zip(*drawn, strict=True))
+    found = {name.removeprefix("module."): values for name, values in importance[0].items()}
+    assert found.keys() == importance[1].keys() and all(torch.equal(found[n], v) for n, v in importance[1].items())
+    assert sum(float(values.sum()) for values in found.values()) > 0
 
 
 def snapshots_and_walks_are_exact(wrap: Callable[[Any], nn.Module]) -> None:
@@ -244,6 +268,7 @@ def main(folder: Path) -> None:
         ready_gradients_are_given_whole(wrap)
         one_loss_that_is_not_a_number_stops_all(wrap)
         processes_draw_different_old_rows_and_agree_on_figures(wrap)
+    fisher_and_replay_are_those_of_one_process()
     rows_of_ones_own_move_all_copies_alike()
     what_parts_cannot_hold_back_is_refused()
     a_signal_to_one_process_stops_all_and_the_run_resumes(folder / "copies")

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, UnknownName
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import load_base
 from holdfast.data.formats import read
@@ -22,6 +23,7 @@ from holdfast.evaluation.matrix import figures
 from holdfast.evaluation.metrics import choice_accuracy
 from holdfast.evaluation.report import read_run, read_sequences, write_sequence_report
 from holdfast.sequence import Outcome, load, run
+from holdfast.sequence.material import Material
 from tests.sequence.small import recipe
 
 LESS = ("train.max_steps=2", "tasks.plays.items=4")
@@ -141,6 +143,23 @@ def test_a_sequence_that_was_killed_goes_on_to_the_same_end(where: str, tmp_path
     assert same(weights(again.folder), weights(tmp_path / "whole"))
     with pytest.raises(BadInput, match="came to its end"):
         run(own, resume=True)
+
+
+def test_the_model_before_a_task_makes_up_what_is_replayed(tmp_path: Path) -> None:
+    own = recipe(tmp_path, *LESS, "rules=[replay: {share: 0.5, source: before/self}]")
+    told: list[str] = []
+    outcome = run(own, progress=lambda line: told.append(str(line.get("text"))))
+    assert [text for text in told if "makes text up" in text] == [
+        f"{name}: the model before it makes text up" for name in ("sizes", "plays")
+    ]
+    before = yaml.safe_load((outcome.folder / "1-colours/recipe.yaml").read_text("utf-8"))["rules"][0]["replay"]
+    assert before["share"] == 0.0
+    material = Material(own, load_base("tiny"))
+    rows = [material.made_up(load_base(outcome.folder / name / "final"), 2) for name in ("1-colours", "2-sizes")]
+    assert rows[0].keys() == {"before/self"} and rows[0] != rows[1]
+    assert rows[1] == material.made_up(load_base(outcome.folder / "2-sizes/final"), 2)
+    with pytest.raises(UnknownName, match="before/sound"):
+        recipe(tmp_path, "rules=[replay: {share: 0.5, source: before/sound}]")
 
 
 @pytest.mark.slow

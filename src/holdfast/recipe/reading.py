@@ -67,6 +67,12 @@ class Reader:
         cut = [piece for probe in drawn.values() for row in probe.rows for piece in _cut(row, self.length)]
         return _unseen(cut, {tuple(row["input_ids"]) for row in without})
 
+    def written(self, name: str, n: int, without: Sequence[Row] = ()) -> Rows:
+        """About `n` rows that the base wrote: `self`, or what is left of such by `self/sound` or `self/chat`."""
+        if name == SELF:
+            return self.more_made_up(n, without)
+        return self.well_made(name, n, without)
+
     def well_made(self, name: str, n: int, without: Sequence[Row] = ()) -> Rows:
         """Like `more_made_up`, or conversations where that is the name; only what is sound, and not the oddest rows."""
         base = self.base

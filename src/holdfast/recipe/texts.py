@@ -95,9 +95,7 @@ class Texts:
         if names in (SELF, SOUND, CHAT):
             held = self.guarded.get(SELF)
             n, without = self.recipe.keep.rows, [*held.control.rows, *held.audit.rows] if held else []
-            if names == SELF:
-                return self.reader.more_made_up(n, without)
-            return self.reader.well_made(names, n, without)
+            return self.reader.written(names, n, without)
         if names in self._suites:
             return self._suites[names]["replay"].rows
         if names == self.recipe.learn.data:

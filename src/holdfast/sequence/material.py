@@ -13,10 +13,11 @@ from holdfast.base import Base
 from holdfast.data.formats import Completion, Record
 from holdfast.data.rows import Row, Rows, tokens
 from holdfast.evaluation.metrics import choice_accuracy, exact_match
+from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import PARTS, Guarded, Texts, held_out
 from holdfast.sequence.schema import SequenceRecipe, Task
-from holdfast.sequence.words import BEFORE, TASKS, sources
+from holdfast.sequence.words import MADE_UP, asked, earlier
 
 Score = Callable[..., Tensor]
 
@@ -90,13 +91,28 @@ class Material:
 
         Those of earlier tasks are not among them: a sequence remembers them as it goes on.
         """
-        texts = [lesson.guarded for lesson in self.lessons]
-        judged = {tuple(row["input_ids"]) for text in texts for part in PARTS for row in getattr(text, part).rows}
         lists = [self.recipe.rules, *(task.rules for task in self.recipe.tasks if task.rules is not None)]
-        asked = [given.get("source") for rules in lists for entry in rules for given in entry.values()]
-        names = dict.fromkeys(name for source in asked for name in sources(source) if name not in (TASKS, BEFORE))
-        found = {name: self._general.source(name) for name in names}
-        return {name: [row for row in rows if tuple(row["input_ids"]) not in judged] for name, rows in found.items()}
+        names = dict.fromkeys(name for rules in lists for name in asked(rules) if not earlier(name))
+        return {name: self.unjudged(self._general.source(name)) for name in names}
+
+    def made_up(self, base: Base, place: int) -> dict[str, Rows]:
+        """What the model before a task makes up, for each source of it that asks for that (generative replay).
+
+        Shin et al. (2017), arXiv:1705.08690; Sun et al. (2020), "LAMOL", arXiv:1909.03329.
+        """
+        own = self.recipe.of(place)
+        names = [name for name in asked(own.rules) if name.startswith(MADE_UP)]
+        reader = Reader(base, own.learn.length, self.recipe.seed + place)
+        return {name: self.unjudged(reader.written(name.removeprefix(MADE_UP), own.keep.rows)) for name in names}
+
+    def unjudged(self, rows: Sequence[Row]) -> Rows:
+        """The rows without those that measure a task."""
+        return [row for row in rows if tuple(row["input_ids"]) not in self._judged]
+
+    @cached_property
+    def _judged(self) -> set[tuple[int, ...]]:
+        texts = [lesson.guarded for lesson in self.lessons]
+        return {tuple(row["input_ids"]) for text in texts for part in PARTS for row in getattr(text, part).rows}
 
     def ready(self) -> Material:
         """Make all rows now, and forget the base that made them."""

@@ -16,6 +16,7 @@ from holdfast import checkpoint
 from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import load_base
+from holdfast.data.rows import Rows
 from holdfast.evaluation.report import write_sequence_report
 from holdfast.recipe.building import placed
 from holdfast.recipe.loading import dump, parse, written_out
@@ -29,7 +30,7 @@ from holdfast.sequence.outcome import write_outcome
 from holdfast.sequence.references import references
 from holdfast.sequence.schema import SequenceRecipe, load
 from holdfast.sequence.scores import Scores, kept, measured, read_scores
-from holdfast.sequence.words import BEFORE, TASKS
+from holdfast.sequence.words import BEFORE, MADE_UP, TASKS, asked
 
 MERGED = "merged"
 """Folder, in a task's run folder, of its adapter merged into its base."""
@@ -113,7 +114,7 @@ class _Course:
         recipe, material, lesson = self.recipe, self.material, self.material.lessons[place]
         own, folder = recipe.of(place), recipe.folder(place)
         former = material.lessons[place - 1].rows if place else []
-        named = {**material.named, TASKS: self.reservoir, BEFORE: former}
+        named = {**material.named, TASKS: self.reservoir, BEFORE: former, **self._made_up(place)}
         texts = TaskTexts(own, lesson, guarded(recipe, material, place, stages), named)
         if not self.carry_out(own.model_copy(update={"base": self._start}), texts, lesson.name):
             return False
@@ -134,6 +135,12 @@ class _Course:
             shutil.rmtree(folder, ignore_errors=True)  # it was stopped before its first checkpoint
         result: Result = run_recipe(recipe, resume=resume, texts=texts, progress=_under(name, self.say))
         return result.certificate is not None
+
+    def _made_up(self, place: int) -> dict[str, Rows]:
+        if not any(source.startswith(MADE_UP) for source in asked(self.recipe.of(place).rules)):
+            return {}
+        self.say({"kind": "stage", "text": f"{self.recipe.tasks[place].name}: the model before it makes text up"})
+        return self.material.made_up(placed(self.recipe.of(0), load_adapted(self._start)), place)
 
     def _scored(self, final: Path, stage: int) -> Scores:
         return measured(self.material, placed(self.recipe.of(0), load_adapted(final)), stage)

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from holdfast._errors import BadInput
+from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.recipe.loading import values
 from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
 from holdfast.recipe.schema import spelt_out as spelt_out_recipe
-from holdfast.sequence.words import TASKS, Rules, resolved
+from holdfast.sequence.words import MADE_UP, TASKS, Rules, asked, resolved
 
 Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]
 
@@ -154,3 +155,6 @@ def _check_names(recipe: SequenceRecipe) -> None:
             raise BadInput(f"Two tasks are called {name!r}; results could not be told apart.")
     if isinstance(recipe.keep.budget, dict):
         known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
+    for rules in (recipe.rules, *(task.rules or [] for task in recipe.tasks)):
+        made_up = [source for source in asked(rules) if source.startswith(MADE_UP)]
+        known("source that the model before makes up called", made_up, [MADE_UP + name for name in (SELF, SOUND, CHAT)])

@@ -1,4 +1,4 @@
-"""The words by which rules of a sequence name what came before a task: its rows, importance and adapters."""
+"""The words by which rules of a sequence name what came before a task: rows, importance, adapters, and its model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ TASKS = "tasks"
 
 BEFORE = "before"
 """The task before: its rows as a `source`, and as `importance` what the same rule left behind in its run folder."""
+
+MADE_UP = "before/"
+"""How sources begin that the model before the task makes up: `before/self`, `before/self/sound`, `before/self/chat`."""
 
 Rules = list[dict[str, dict[str, Any]]]
 
@@ -32,14 +35,25 @@ def resolved(rules: Sequence[Mapping[str, Any]], former: Rules | None, folders: 
     ]
 
 
+def earlier(source: str) -> bool:
+    """Whether a source names what came before a task, so that the first one has nothing of it."""
+    return source in (TASKS, BEFORE) or source.startswith(MADE_UP)
+
+
+def asked(rules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All sources that rules name, each once."""
+    given = [arguments or {} for entry in rules for arguments in entry.values()]
+    return list(dict.fromkeys(name for arguments in given for name in sources(arguments.get("source"))))
+
+
 def sources(source: str | Sequence[str] | None) -> list[str]:
     """What a rule's `source` names, one after the other."""
     return [] if source is None else [source] if isinstance(source, str) else list(source)
 
 
 def _told(name: str, given: dict[str, Any], former: Rules | None, folders: Sequence[Path]) -> dict[str, Any]:
-    if not folders and {TASKS, BEFORE} & set(sources(given.get("source"))):
-        given["source"] = [source for source in sources(given["source"]) if source not in (TASKS, BEFORE)]
+    if not folders and any(map(earlier, sources(given.get("source")))):
+        given["source"] = [source for source in sources(given["source"]) if not earlier(source)]
     if given.get("adapters") == TASKS:
         given["adapters"] = [str(folder / "final") for folder in folders]
     if given.get("importance") == BEFORE:
