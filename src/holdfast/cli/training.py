@@ -45,14 +45,9 @@ def train(
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
         result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
-    if result.certificate is None:
-        told = result.folder / "recipe.yaml"
-        say(f"Interrupted; a checkpoint was saved. Go on: holdfast train {told} --resume")
-        raise typer.Exit(130)
+    _finished(result.certificate, result.folder, "a checkpoint was saved")
     console.print(holdfast.evaluation.report.render_table([result.folder]))
-    console.print(f"Model: {result.folder / 'final'}   Report: {result.folder / 'report.html'}")
-    if result.verdict in ("broken", "undecided"):
-        raise typer.Exit(3)
+    _told(result.folder, result.verdict)
 
 
 def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
@@ -65,13 +60,25 @@ def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
         outcome = sequence.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
-    if outcome.matrix is None:
-        told = outcome.folder / "recipe.yaml"
-        say(f"Interrupted; what was done is kept. Go on: holdfast train {told} --resume")
-        raise typer.Exit(130)
+    _finished(outcome.matrix, outcome.folder, "what was done is kept")
     console.print(report.render_sequences([outcome.folder]))
-    console.print(f"Model: {outcome.folder / 'final'}   Report: {outcome.folder / 'report.html'}", soft_wrap=True)
-    if outcome.verdict in ("broken", "undecided"):
+    _told(outcome.folder, outcome.verdict)
+
+
+def _finished(result: object, folder: Path, kept: str) -> None:
+    """Leave, and say how to go on, where a run has no result because it was interrupted."""
+    if result is None:
+        say(f"Interrupted; {kept}. Go on: holdfast train {folder / 'recipe.yaml'} --resume")
+        raise typer.Exit(130)
+
+
+def _told(folder: Path, verdict: str | None) -> None:
+    console.print(f"Model: {folder / 'final'}   Report: {folder / 'report.html'}", soft_wrap=True)
+    _judged(verdict)
+
+
+def _judged(verdict: str | None) -> None:
+    if verdict in ("broken", "undecided"):
         raise typer.Exit(3)
 
 
@@ -133,5 +140,4 @@ def dial(
     console.print(f"Picture: {found.folder / 'frontier.png'}", soft_wrap=True)
     if found.verdict is not None:
         console.print(f"Model: {found.folder / 'final'}", soft_wrap=True)
-    if found.verdict in ("broken", "undecided"):
-        raise typer.Exit(3)
+    _judged(found.verdict)
