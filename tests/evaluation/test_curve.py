@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from holdfast._errors import BadInput
-from holdfast.evaluation.curve import exponential, fits, forgetting_curve, full_steps, power
+from holdfast.evaluation.curve import closed, exponential, fits, forgetting_curve, full_steps, power
 
 STEPS = np.arange(10.0, 210.0, 10.0)
 
@@ -19,6 +19,7 @@ STEPS = np.arange(10.0, 210.0, 10.0)
         ("exponential", exponential, (0.8, 60.0)),
         ("power", power, (0.02, 0.6)),
         ("exponential", exponential, (-0.3, 40.0)),
+        ("closed", closed, (0.003,)),
     ],
 )
 def test_a_known_curve_is_found_again(name: str, form: object, parameters: tuple[float, float]) -> None:
@@ -36,6 +37,14 @@ def test_a_power_law_is_the_straight_line_through_logarithms() -> None:
     found = next(fit for fit in fits(STEPS, rises) if fit.name == "power")
     assert found.parameters["exponent"] == pytest.approx(slope, abs=0.02)
     assert found.parameters["factor"] == pytest.approx(math.exp(intercept), rel=0.05)
+
+
+def test_the_closed_formula_loses_the_same_share_in_each_step() -> None:
+    """K (1 - r) ^ x, told as a rise: what is left of the probability of a token is exp(-rise)."""
+    rises = -np.log(0.98**STEPS)
+    fit = next(fit for fit in fits(STEPS, rises) if fit.name == "closed")
+    assert fit.parameters["rate"] == pytest.approx(-math.log(0.98)) and fit.covariance.shape == (1, 1)
+    assert np.exp(-fit(STEPS)) == pytest.approx(0.98**STEPS)
 
 
 def test_prediction_intervals_hold_what_comes_about_as_often_as_they_say() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 import holdfast.llm
+from tests.guides.printed import fenced, run
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guides.md").read_text("utf-8")
@@ -30,3 +33,9 @@ def test_every_file_that_the_page_names_is_there() -> None:
 def test_every_name_of_the_room_is_documented() -> None:
     assert holdfast.llm.__all__ == sorted(holdfast.llm.__all__)
     assert all(getattr(holdfast.llm, name).__doc__ for name in holdfast.llm.__all__)
+
+
+def test_the_examples_of_the_page_run(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = fenced(PAGE)
+    run(block, {})
+    assert 0 <= float(capsys.readouterr().out.splitlines()[-1]) < 1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-import holdfast.llm
 from holdfast.llm import (
     FrozenConfig,
     LLMConfig,
@@ -18,8 +16,9 @@ from holdfast.llm import (
     create_llm_config,
     get_preset_configs,
 )
+from tests.guides.printed import EMPTY, check_signature
 
-NONE, EMPTY = None, inspect.Parameter.empty
+NONE = None
 SIGNATURES: dict[str, dict[str, Any]] = {
     "LLMConfig": {
         "backend": "huggingface",
@@ -114,16 +113,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", sorted(SIGNATURES))
 def test_every_name_takes_what_the_guide_gives_it(name: str) -> None:
-    thing: Any = holdfast.llm
-    for part in name.split("."):
-        thing = getattr(thing, part)
-    assert inspect.getdoc(thing)
-    taken = {k: p for k, p in inspect.signature(thing).parameters.items() if k != "self"}
-    expected = SIGNATURES[name]
-    assert [k for k in taken if k in expected] == list(expected)
-    assert {k: taken[k].default for k in expected} == expected
-    extra = [p for k, p in taken.items() if k not in expected]
-    assert all(p.default is not EMPTY for p in extra) or name == "UpdateHistory"
+    check_signature(name, SIGNATURES[name])
 
 
 def test_the_names_of_strategies_and_levels() -> None:

@@ -22,11 +22,10 @@ from holdfast.llm import (
     create_llm_config,
     get_preset_configs,
 )
+from tests.guides.printed import fenced, handed_over, run
 
 HERE = Path(__file__).parent
 PRINTED = (HERE / "frozen-adaptive-update.txt").read_text("utf-8")
-HANDED_OVER = HERE.parents[2] / "shared" / "guides" / "frozen-adaptive-update.md"
-BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 STATISTICS = {
     "current_performance",
     "average_performance",
@@ -47,22 +46,21 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         space |= {f"base_llm{i}": create_llm(create_llm_config("mock")), f"config{i}": create_frozen_config()}
     space["compute_gradients"] = lambda: space["gradients"]
 
-    def run(*numbers: int) -> dict[str, Any]:
-        blocks = BLOCK.findall(PRINTED)
+    def blocks(*numbers: int) -> dict[str, Any]:
         for number in numbers:
-            text = re.sub(r"from sandgraph\.core\.\w+ import", "from holdfast.llm import", blocks[number - 1])
-            exec(compile(text, f"block {number}", "exec"), space)
+            block = fenced(PRINTED)[number - 1]
+            run(
+                re.sub(r"from sandgraph\.core\.\w+ import", "from holdfast.llm import", block), space, f"block {number}"
+            )
         return space
 
-    yield run
+    yield blocks
     logging.getLogger().setLevel(level)
 
 
 def test_the_printed_blocks_are_those_of_the_guide() -> None:
-    if not HANDED_OVER.exists():
-        pytest.skip("the guide as it was handed over is not beside this checkout")
-    assert BLOCK.findall(PRINTED) == BLOCK.findall(HANDED_OVER.read_text("utf-8"))
-    assert len(BLOCK.findall(PRINTED)) == 16
+    assert fenced(PRINTED) == fenced(handed_over("frozen-adaptive-update.md"))
+    assert len(fenced(PRINTED)) == 16
 
 
 def test_block_1_answers_with_a_confidence_that_was_computed(guide: Any, capsys: pytest.CaptureFixture[str]) -> None:

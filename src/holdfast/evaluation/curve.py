@@ -20,7 +20,10 @@ Floats = NDArray[np.float64]
 Form = Callable[..., Any]
 
 LEAST = 5
-"""Looks that a fit needs; with fewer the two curves cannot be compared."""
+"""Looks that a fit needs; with fewer the curves cannot be compared."""
+
+EXPLAINED = 0.5
+"""Share of the variance that a curve has to explain before anybody says what it foretells."""
 
 
 def exponential(x: Floats, ceiling: float, scale: float) -> Floats:
@@ -35,19 +38,30 @@ def power(x: Floats, factor: float, exponent: float) -> Floats:
     return curve
 
 
-FORMS: Mapping[str, tuple[Form, tuple[str, str]]] = {
+def closed(x: Floats, rate: float) -> Floats:
+    """rate * x: each step takes the same share of what is left, as in the closed formula of `ForgettingDynamicsModel`.
+
+    With knowledge K as the probability of a token relative to the base, exp(-rise), and nothing gained meanwhile, its
+    K (1 - r) ^ x is a rise of -x log(1 - r).
+    """
+    curve: Floats = rate * x
+    return curve
+
+
+FORMS: Mapping[str, tuple[Form, tuple[str, ...]]] = {
     "exponential": (exponential, ("ceiling", "scale")),
     "power": (power, ("factor", "exponent")),
+    "closed": (closed, ("rate",)),
 }
-"""The curves by name, with the names of their two parameters."""
+"""The curves by name, with the names of their parameters."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A curve through the rises of a run: `parameters` with their `covariance` [2, 2], and how well it fits.
+    """A curve through the rises of a run: its p `parameters` with their `covariance` [p, p], and how well it fits.
 
     `r2` is the share of the variance that it explains, `spread` the standard deviation of what is left (nats per
-    token, on n - 2 degrees of freedom), `aicc` Akaike's criterion for small samples: lower fits better.
+    token, on n - p degrees of freedom), `aicc` Akaike's criterion for small samples: lower fits better.
     """
 
     name: str
@@ -71,7 +85,7 @@ class Fit:
         values = np.array(list(self.parameters.values()))
         mean, slope = float(self(x)), self._slope(x, values)
         se = math.sqrt(max(float(slope @ self.covariance @ slope), 0.0) + self.spread**2)
-        half, bound = (float(student.ppf(p, self.n - 2)) * se for p in ((1 + level) / 2, level))
+        half, bound = (float(student.ppf(p, self.n - len(values))) * se for p in ((1 + level) / 2, level))
         return Interval(mean, mean - half, mean + half, mean + bound, se, self.n)
 
     def cost(self, x: float, further: float, *, level: float = 0.95) -> Interval:
@@ -79,7 +93,7 @@ class Fit:
         values = np.array(list(self.parameters.values()))
         slope = self._slope(x + further, values) - self._slope(x, values)
         mean, se = float(self(x + further) - self(x)), math.sqrt(max(float(slope @ self.covariance @ slope), 0.0))
-        half, bound = (float(student.ppf(p, self.n - 2)) * se for p in ((1 + level) / 2, level))
+        half, bound = (float(student.ppf(p, self.n - len(values))) * se for p in ((1 + level) / 2, level))
         return Interval(mean, mean - half, mean + half, mean + bound, se, self.n)
 
     def _at(self, x: Floats, values: Sequence[float]) -> Floats:
@@ -94,7 +108,7 @@ class Fit:
 
 
 def fits(x: ArrayLike, rises: ArrayLike, se: ArrayLike | None = None) -> list[Fit]:
-    """Both curves through rises in nats per token after `x` > 0 full steps, the better one (by AICc) first.
+    """All curves through rises in nats per token after `x` > 0 full steps, the best one (by AICc) first.
 
     Weighted by 1 / se² where standard errors are given, by nonlinear least squares (scipy's `curve_fit`). A curve that
     cannot be fitted is left out. Raises BadInput for fewer than five looks, or an x that is not positive.
@@ -151,11 +165,14 @@ def _fitted(name: str, x: Floats, y: Floats, sigma: Floats | None) -> Fit | None
     begin, low = {
         "exponential": ((1.2 * sign * top, middle), (-np.inf, 1e-6 * middle)),
         "power": ((float(y.mean()) / middle or 1e-9, 1.0), (-np.inf, 0.0)),
+        "closed": ((float(y.mean()) / middle or 1e-9,), (-np.inf,)),
     }[name]
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", OptimizeWarning)
-            best, covariance = curve_fit(form, x, y, p0=begin, sigma=sigma, bounds=(low, np.inf), x_scale=np.abs(begin))
+            best, covariance = curve_fit(
+                form, x, y, p0=begin, sigma=sigma, bounds=(low, np.inf), method="trf", x_scale=np.abs(begin)
+            )
     except RuntimeError:  # it did not converge
         return None
     return _judged(name, dict(zip(names, map(float, best), strict=True)), covariance, y - form(x, *best), y, sigma)
@@ -164,7 +181,7 @@ def _fitted(name: str, x: Floats, y: Floats, sigma: Floats | None) -> Fit | None
 def _judged(
     name: str, parameters: dict[str, float], covariance: Any, left: Floats, y: Floats, sigma: Floats | None
 ) -> Fit:
-    n, k = len(y), 3  # the spread of what is left is a parameter too
+    n, k = len(y), len(parameters) + 1  # the spread of what is left is a parameter too
     weights = np.ones(n) if sigma is None else (1 / sigma**2) / np.mean(1 / sigma**2)
     error = float((weights * left**2).sum())
     variance = float((weights * (y - np.average(y, weights=weights)) ** 2).sum())
@@ -175,7 +192,7 @@ def _judged(
         parameters,
         np.asarray(known, dtype=np.float64),
         r2=1 - error / variance if variance else math.nan,
-        spread=math.sqrt(error / (n - 2)),
+        spread=math.sqrt(error / (n - len(parameters))),
         aicc=aicc,
         n=n,
     )

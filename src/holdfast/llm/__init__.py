@@ -1,5 +1,6 @@
 """The guides' objects, thin over the rooms below: every name that a guide prints is importable from here."""
 
+from holdfast.llm.anchored import EWCTrainer, L2RegularizedTrainer
 from holdfast.llm.backends import huggingface, mock, module, openai  # noqa: F401
 from holdfast.llm.backends.base import BaseLLM, LLMConfig, LLMResponse, create_llm, create_llm_config
 from holdfast.llm.config import (
@@ -9,29 +10,50 @@ from holdfast.llm.config import (
     get_preset_configs,
     load_frozen_config,
 )
+from holdfast.llm.continual import LLMContinualLearningFramework
+from holdfast.llm.dynamics import ForgettingDynamicsModel, simulate_forgetting_scenarios
 from holdfast.llm.frozen_adaptive import FrozenAdaptiveLLM, create_frozen_adaptive_llm
+from holdfast.llm.isolation import (
+    ParallelAdapterManager,
+    apply_lora_adapter,
+    freeze_model_components,
+    freeze_model_layers,
+)
 from holdfast.llm.learning_rate import AdaptiveLearningRate
 from holdfast.llm.levels import ParameterImportance, ParameterImportanceAnalyzer, ParameterInfo, UpdateHistory
 from holdfast.llm.manager import FrozenAdaptiveManager, create_frozen_adaptive_manager
+from holdfast.llm.replaying import PrioritizedReplayTrainer, ReplayDataset, SimpleImportanceEstimator
 
 __all__ = [
     "AdaptiveLearningRate",
     "BaseLLM",
+    "EWCTrainer",
+    "ForgettingDynamicsModel",
     "FrozenAdaptiveLLM",
     "FrozenAdaptiveManager",
     "FrozenConfig",
+    "L2RegularizedTrainer",
     "LLMConfig",
+    "LLMContinualLearningFramework",
     "LLMResponse",
+    "ParallelAdapterManager",
     "ParameterImportance",
     "ParameterImportanceAnalyzer",
     "ParameterInfo",
+    "PrioritizedReplayTrainer",
+    "ReplayDataset",
+    "SimpleImportanceEstimator",
     "UpdateHistory",
     "UpdateStrategy",
+    "apply_lora_adapter",
     "create_frozen_adaptive_llm",
     "create_frozen_adaptive_manager",
     "create_frozen_config",
     "create_llm",
     "create_llm_config",
+    "freeze_model_components",
+    "freeze_model_layers",
     "get_preset_configs",
     "load_frozen_config",
+    "simulate_forgetting_scenarios",
 ]

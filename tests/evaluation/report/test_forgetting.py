@@ -21,8 +21,8 @@ def page(tmp_path: Path) -> str:
         return forgetting_section(read_runs(write_runs(tmp_path, ["plain", "governed"])))
 
 
-def test_every_run_and_text_has_a_picture_and_both_curves(page: str, tmp_path: Path) -> None:
-    assert page.count("<svg") == 4 and page.count("exponential") == page.count(">power") == 4
+def test_every_run_and_text_has_a_picture_and_all_curves(page: str, tmp_path: Path) -> None:
+    assert page.count("<svg") == 4 and page.count("exponential") == page.count(">power") == page.count(">closed") == 4
     for name in ("plain", "governed"):
         (run,) = read_runs([tmp_path / name])
         best = forgetting_curve(run.log, "self")[0]
@@ -54,4 +54,4 @@ def test_a_curve_that_does_not_fit_foretells_nothing(tmp_path: Path) -> None:
     looks = [{"step": 10 * i, "kind": "probe", "text": "self", **end} for i, end in enumerate(ends, start=1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in looks), "utf-8")
     page = forgetting_section(read_runs([folder]))
-    assert page.count("no fit") == 4 and page.count("<svg") == 1
+    assert page.count("no fit") == 6 and page.count("<svg") == 1

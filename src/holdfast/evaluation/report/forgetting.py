@@ -1,4 +1,4 @@
-"""The section of the page about forgetting curves: both forms through each run's looks, and what they foretell."""
+"""The section of the page about forgetting curves: all forms through each run's looks, and what they foretell."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from holdfast.evaluation.curve import Fit, forgetting_curve, full_steps
+from holdfast.evaluation.curve import EXPLAINED, Fit, forgetting_curve, full_steps
 from holdfast.evaluation.report.drawing import FAINT, colour, inline
 from holdfast.evaluation.report.headline import Cell, between, change, plain
 from holdfast.evaluation.report.page import cell, figure, grid, note, row_name, section, table
 from holdfast.evaluation.report.records import RunRecord, number, percent
 
-EXPLAINED = 0.5
-"""Share of the variance that a curve has to explain before the page draws it and says what it foretells."""
-_LINES = {"exponential": "-", "power": (0, (4, 1.6))}
-_FORMULAS = {"exponential": "c (1 \N{MINUS SIGN} exp(\N{MINUS SIGN}x / s))", "power": "a x^b"}
+_LINES = {"exponential": "-", "power": (0, (4, 1.6)), "closed": (0, (1, 1.6))}
+_FORMULAS = {
+    "exponential": "c (1 \N{MINUS SIGN} exp(\N{MINUS SIGN}x / s))",
+    "power": "a x^b",
+    "closed": "r x, the closed formula",
+}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The looks of one run at one text, over full steps, and the curves through them, the better one first."""
+    """The looks of one run at one text, over full steps, and the curves through them, the best one first."""
 
     place: int
     run: RunRecord
