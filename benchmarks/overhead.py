@@ -78,7 +78,7 @@ class Stage:
     weighed: Sequence[str]
 
 
-QUICK = (Stage(512, 8, EVERY[:3], (THEIRS, ANCHORED)), Stage(4096, 3, (THEIRS, ANCHORED), ()))
+QUICK = (Stage(512, 6, EVERY[:3], (THEIRS, ANCHORED)), Stage(4096, 3, (THEIRS, ANCHORED), ()))
 FULL = (Stage(512, 16, EVERY, EVERY), Stage(4096, 4, EVERY, EVERY))
 KEEPS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28),
          "MALLOC_ARENA_MAX": "1"}  # fmt: skip

@@ -17,6 +17,7 @@ from holdfast.governor import Governor
 from holdfast.loop import attach
 from holdfast.params.inventory import Param
 from holdfast.params.select import parse
+from holdfast.remedies.agem import AGEM
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
 from holdfast.remedies.replay import Replay
@@ -336,8 +337,9 @@ def test_a_walk_back_goes_along_the_line_and_keeps_the_second_moment() -> None:
 def test_a_pull_on_weights_too_coarse_for_it_is_refused_before_the_first_step(dtype: torch.dtype) -> None:
     model = build("llama").to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(Unsupported, match="float32"), attach([L2SP(1.0)], model, optimizer):
-        pass
+    for rule in (L2SP(1.0), AGEM(ROWS[:4])):
+        with pytest.raises(Unsupported, match="float32"), attach([rule], model, optimizer):
+            pass
     with attach([Frozen("layers(0:1)")], model, optimizer) as run:
         assert run.tensors
 

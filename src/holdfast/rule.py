@@ -71,6 +71,9 @@ class Rule:
     closing: int = 0
     """Rules that change weights in `end` do so after those of a lower number."""
 
+    corrects: bool = False
+    """Whether `after` still moves weights; such rules are asked first, so that the others see where the step ended."""
+
     def begin(self, run: Run) -> None:
         """Before the first step of a run, never again; in evaluation mode and a random state of its own."""
 
@@ -148,6 +151,10 @@ class Wrapper(Rule):
     @property
     def closing(self) -> int:  # type: ignore[override]
         return self.rule.closing
+
+    @property
+    def corrects(self) -> bool:  # type: ignore[override]
+        return self.rule.corrects
 
     def hooks(self) -> frozenset[str]:
         return self.rule.hooks()

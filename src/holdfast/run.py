@@ -32,6 +32,7 @@ class Run:
     the last penalty of each rule; `loss` is that of the step just done, penalties included (a scalar on the device;
     None after a step from ready gradients).
     `window` are the micro-batches of the step in hand as the rules made them, empty where the host did not say;
+    `looking` is true inside `aside`, where the model is asked and does not learn;
     `total` is the number of steps that the host means to make, None where it did not say.
     """
 
@@ -64,7 +65,7 @@ class Run:
         self.window: Window = []
         self._losses = Losses()
         self._spoke: set[str] = set()
-        self.listens = False
+        self.listens = self.looking = False
         self._open = False
         self._sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
 
@@ -98,11 +99,13 @@ class Run:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Evaluation mode and a forked random state; both are as before when it ends."""
+        """Evaluation mode and a forked random state; both are as before when it ends, and so is `looking`."""
+        before, self.looking = self.looking, True
         try:
             with aside(self.model):
                 yield
         finally:
+            self.looking = before
             self._forget()
 
     def agreed(self, figure: Tensor) -> Tensor:
@@ -222,7 +225,7 @@ class Run:
         self.loss = self._losses.taken()
         self.penalties = {key: value for key, value in self.penalties.items() if key in self._spoke}
         self._spoke = set()
-        for rule in self._active("after"):
+        for rule in sorted(self._active("after"), key=lambda rule: not rule.corrects):
             rule.after(self)
 
     def end(self) -> None:
@@ -318,11 +321,12 @@ class Run:
         return [r for r in self.rules if hook in r.hooks() and r.strength != 0]
 
     def _refuse(self) -> None:
-        pulls = [type(r).__name__ for r in self.rules if "update" in r.hooks() and r.kind is Kind.PULL]
+        moving = [r for r in self.rules if "update" in r.hooks()]
+        pulls = [type(r).__name__ for r in moving if r.kind is Kind.PULL or r.corrects]
         coarse = {n for n, p in self.tensors.items() if p.dtype in (torch.bfloat16, torch.float16)}
         if pulls and coarse:
             raise Unsupported(
-                f"{', '.join(pulls)} pulls weights by small fractions, which {min(coarse)} in half precision would "
+                f"{', '.join(pulls)} moves weights by small fractions, which {min(coarse)} in half precision would "
                 "lose. Load the trained weights in float32 and use mixed precision (bf16: true) instead."
             )
 

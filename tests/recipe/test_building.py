@@ -77,17 +77,19 @@ def test_replay_and_distillation_as_a_recipe_says_them(base: Base, tmp_path: Pat
         f"rules=[replay: {{source: [self/sound, {old}], share: {{linear: {{start: 0.3}}}}, "
         "draw: {loss: {cap: 0.9}}}, "
         f"replay: {{source: {old}, share: {{periodic: {{every: 4}}}}, layers: mlp}}, "
-        "distill: {direction: reverse, where: new, top: 8, temperature: 2.0, layers: mlp}]",
+        "distill: {direction: reverse, where: new, top: 8, temperature: 2.0, layers: mlp}, distill: {top: 4}]",
     )
     for stated in (asked, checked(resolved(asked))):
         made = built_rules(stated, base, base.model, Texts(stated, base), 100, tmp_path / "run")
-        mixed, bursts, distill = made[:3]
+        mixed, bursts, distill, another = made[:4]
         assert isinstance(mixed, Replay) and mixed.share == Linear(start=0.3)
         assert isinstance(mixed.draws, Prioritised) and mixed.draws.cap == 0.9
         assert isinstance(mixed.source, Mixture) and mixed.source.names == ["self/sound", old]
         assert isinstance(bursts, Replay) and bursts.share == Periodic(every=4) and str(bursts.layers) == "mlp"
         assert isinstance(distill, Distill) and (distill.direction, distill.where, distill.top) == ("reverse", "new", 8)
         assert distill._answers is not None and distill._answers.folder == tmp_path / "run" / "distill"
+        assert isinstance(another, Distill) and another._answers is not None
+        assert another._answers.folder == tmp_path / "run" / "distill-2"
     for wrong in (f"source: {old}, share: lineal", f"source: {old}, draw: {{loss: {{cup: 1}}}}"):
         with pytest.raises(UnknownName):
             built(base, tmp_path, f"rules=[replay: {{{wrong}}}]")

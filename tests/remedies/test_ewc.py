@@ -158,3 +158,29 @@ def test_adam_is_refused_where_it_cannot_tell() -> None:
         EWC(ROWS, estimator="emprical")  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="nothing to measure"):
         EWC()
+
+
+def test_samples_are_spread_over_the_whole_source() -> None:
+    seen: list[Any] = []
+
+    class Source(list[Any]):
+        def __getitem__(self, at: Any) -> Any:
+            seen.append(at)
+            return super().__getitem__(at)
+
+    started("llama", [EWC(Source(ROWS[:8]), samples=4)])
+    assert seen == [0, 2, 4, 6]
+
+
+def test_an_optimiser_without_second_moments_is_refused_after_the_warmup() -> None:
+    class Silent(torch.optim.SGD):
+        def __init__(self, params: Any):
+            super().__init__(params, lr=1e-3)
+            self.defaults["betas"] = (0.9, 0.99)
+
+    model = build("llama").train()
+    run = Run(model, Silent(model.parameters()), [EWC(estimator="adam", warmup=2)])
+    run.begin()
+    run.advance(batches(1)[0])
+    with pytest.raises(Unsupported, match="exp_avg_sq"):
+        run.advance(batches(1)[0])

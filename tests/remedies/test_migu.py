@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, Unsupported
 from holdfast.remedies.migu import MIGU
+from holdfast.rule import REPLAYED
 from holdfast.run import Run
 from tests.models import build
 from tests.test_every_rule import batches, drop_alike, started, weights
@@ -22,8 +23,9 @@ def shares(run: Run, layer: str, window: list[dict[str, torch.Tensor]]) -> torch
     handle = module.register_forward_hook(lambda m, a, out: seen.append(out.detach().flatten(0, -2)))
     modes = {m: m.training for m in run.model.modules()}
     run.model.eval()
-    for batch in window:
-        run.model(**batch)
+    with torch.no_grad():
+        for batch in window:
+            run.model(**batch)
     for m, mode in modes.items():
         m.training = mode
     handle.remove()
@@ -88,3 +90,38 @@ def test_the_share_has_to_be_one() -> None:
     for top in (0.0, 1.5):
         with pytest.raises(BadInput, match="top"):
             MIGU(top)
+
+
+def test_the_mode_of_the_model_does_not_matter() -> None:
+    run = started("llama", [MIGU(0.1)])
+    run.model.eval()
+    before = weights(run)
+    run.advance(batches(1)[0])
+    layer = next(n for n in run.tensors if n.endswith("gate_proj.weight"))
+    moved = (run.tensors[layer] != before[layer]).any(1)
+    assert 0 < int(moved.sum()) <= math.ceil(0.1 * len(moved))
+
+
+def test_pads_and_replayed_rows_have_no_vote() -> None:
+    """Both rank the same outputs as the plain batch does, though their own would be others."""
+    plain, padded, mixed = (started("llama", [MIGU(0.3)]) for _ in range(3))
+    batch = {k: v.clone() for k, v in batches(1)[0].items()}
+    rows, length = batch["input_ids"].shape
+    wide = {k: torch.nn.functional.pad(v, (0, 6), value=-100 if k == "labels" else 5) for k, v in batch.items()}
+    wide["attention_mask"] = (torch.arange(length + 6) < length).long().expand(rows, -1)
+    more = {k: torch.cat([v, batches(1, seed=4)[0][k]]) for k, v in batch.items()}
+    more[REPLAYED] = torch.arange(len(more["labels"])) >= rows
+    for run, given in ((plain, batch), (padded, wide), (mixed, more)):
+        run.model.eval()
+        run.advance(given)
+    (ours, *others) = (next(r for r in run.rules if isinstance(r, MIGU))._sizes for run in (plain, padded, mixed))
+    for theirs in others:
+        assert all(torch.allclose(theirs[name], sizes, rtol=1e-4) for name, sizes in ours.items())
+
+
+def test_ready_gradients_cannot_be_ranked() -> None:
+    run = started("llama", [MIGU(0.3)])
+    run.advance(batches(1)[0])
+    name = next(n for n in run.tensors if n.endswith("gate_proj.weight"))
+    with pytest.raises(Unsupported, match="no forward pass"):
+        run.advance(gradients={name: torch.ones(run.tensors[name].shape)})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast._errors import BadInput
-from holdfast.remedies.carried import plain
+from holdfast.remedies.carried import plain, weighed
 from holdfast.remedies.olora import OLoRA
 from holdfast.run import Run
 from tests.models import build, lora
@@ -87,3 +87,10 @@ def test_without_an_earlier_adapter_it_says_so(tmp_path: Path) -> None:
         started("llama", [OLoRA([{"model.layers.0.mlp.up_proj.weight": torch.ones(1, 5)}])])
     with pytest.raises(BadInput, match="negative"):
         OLoRA(strength=-1.0)
+
+
+def test_an_adapter_that_goes_on_learning_is_not_held_apart_from_itself(tmp_path: Path) -> None:
+    run = started("lora", [])
+    own = {plain(weighed(run.params[n])): t.detach().clone() for n, t in run.tensors.items() if "lora_A" in n}
+    with pytest.raises(BadInput, match="the very factor"):
+        started("lora", [OLoRA([own])])

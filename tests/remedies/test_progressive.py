@@ -61,3 +61,10 @@ def test_what_has_no_strength_is_refused() -> None:
         Progressive(5, Frozen())
     with pytest.raises(BadInput, match="at least one step"):
         Progressive(0, L2SP())
+
+
+def test_a_replay_of_governed_share_grows_too() -> None:
+    rule = Progressive(100, Replay(ROWS, share={"governed": {"start": 0.5}}))
+    run = started("llama", [rule])
+    (batch,) = run.batch(batches(1))
+    assert len(batch["input_ids"]) == len(batches(1)[0]["input_ids"])

@@ -105,11 +105,20 @@ def test_the_certificate_counts_texts_from_the_base_and_tasks_from_when_they_wer
     assert ran.matrix["general"][stories][0]["mean"] == 0.0
 
 
-def test_earlier_tasks_are_replayed_and_never_their_test_records(ran: Outcome) -> None:
-    first = [json.loads(line) for line in (ran.folder / "1-colours/log.jsonl").read_text("utf-8").splitlines()]
-    second = [json.loads(line) for line in (ran.folder / "2-sizes/log.jsonl").read_text("utf-8").splitlines()]
-    texts = [{line["text"] for line in log if line["kind"] == "probe"} for log in (first, second)]
-    assert texts[1] - texts[0] == {"colours"}
+def test_no_record_that_measures_a_task_is_learnt_or_replayed(tmp_path: Path) -> None:
+    own = recipe(tmp_path)
+    tested = (tmp_path / "colours.test.jsonl").read_text("utf-8").splitlines()
+    for name in ("colours", "sizes"):
+        train = tmp_path / f"{name}.train.jsonl"
+        train.write_text("\n".join([*train.read_text("utf-8").splitlines(), *tested]), "utf-8")
+    lessons = Material(own, load_base("tiny")).lessons
+    judged = {tuple(row["input_ids"]) for part in ("control", "audit") for row in _rows(lessons[0].guarded, part)}
+    assert len(judged) > len(tested) and all(len(lesson.rows) > 10 for lesson in lessons)
+    assert not judged & {tuple(row["input_ids"]) for lesson in lessons for row in lesson.rows}
+
+
+def _rows(guarded: Any, part: str) -> list[Any]:
+    return list(getattr(guarded, part).rows)
 
 
 STOPS: dict[str, Callable[[Mapping[str, Any]], bool]] = {

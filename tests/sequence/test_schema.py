@@ -110,3 +110,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, override: str, said: str) -> Non
 def test_an_unknown_key_of_a_sequence_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="reservoir"):
         load({**values(tmp_path), "resevoir": 3})
+
+
+def test_words_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    twice = "rules=[ewc: {source: before, importance: before}, ewc: {source: before}]"
+    with pytest.raises(BadInput, match="several `ewc`"):
+        recipe(tmp_path, twice)
+    with pytest.raises(BadInput, match="adapter: merge"):
+        recipe(tmp_path, "method={name: lora}", "rules=[olora: {adapters: tasks}]")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from transformers import TrainingArguments
 
 from holdfast.data.rows import Row
@@ -41,9 +41,10 @@ class ReplayDataset(Dataset[dict[str, Any]]):
     """`primary_dataset`, in which each item is, by chance `replay_ratio`, one of `replay_dataset` instead.
 
     Items come as they are, but for a `data_type` of "primary" or "replay"; the given ones are not touched. Old items
-    come without replacement until all were seen. Draws follow from `seed` and the order in which items are asked for.
-    `replay_ratio` and `replay_dataset` may be changed at any time; without old items all are primary. Raises BadInput
-    for a ratio outside [0, 1). In training, `PrioritizedReplayTrainer` adds old items without dropping new ones.
+    come without replacement until all were seen (by each worker of a DataLoader for itself). Draws follow from `seed`
+    and the order in which items are asked for. `replay_ratio` and `replay_dataset` may be changed at any time; without
+    old items all are primary. Raises BadInput for a ratio outside [0, 1). In training, `PrioritizedReplayTrainer` adds
+    old items without dropping new ones.
 
     >>> items = ReplayDataset([{"text": "new"}] * 1000, [{"text": "old"}], replay_ratio=0.3)
     >>> sum(items[i]["data_type"] == "replay" for i in range(1000))
@@ -55,6 +56,7 @@ class ReplayDataset(Dataset[dict[str, Any]]):
         self.replay_ratio = replay_ratio
         self._random = random.Random(seed)
         self._order: list[int] = []
+        self._worker: int | None = None
 
     @property
     def replay_ratio(self) -> float:
@@ -69,6 +71,9 @@ class ReplayDataset(Dataset[dict[str, Any]]):
         return len(self.primary_dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        worker = get_worker_info()
+        if worker is not None and worker.seed != self._worker:  # a copy of this, new in each epoch
+            self._worker, self._random, self._order = worker.seed, random.Random(worker.seed), []
         if self._random.random() < self._ratio and self.replay_dataset is not None and len(self.replay_dataset):
             return {**self.replay_dataset[self._next()], MARK: "replay"}
         return {**self.primary_dataset[index], MARK: "primary"}

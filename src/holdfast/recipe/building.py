@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,14 @@ def built_rules(
 ) -> list[Rule]:
     """The rules of a recipe in its order, then a monitor, then the governor where there is a budget to keep.
 
-    Rules that write files do so in `folder`.
+    Rules that write files do so in folders of their own below `folder`: `ewc`, `ewc-2`, …
     """
-    made = [_rule(name, given, base, model, texts, folder) for entry in recipe.rules for name, given in entry.items()]
+    made: list[Rule] = []
+    seen = Counter[str]()
+    for name, given in ((name, given) for entry in recipe.rules for name, given in entry.items()):
+        seen[name] += 1
+        own = name if seen[name] == 1 else f"{name}-{seen[name]}"
+        made.append(_rule(name, given, base, model, texts, None if folder is None else folder / own))
     guards = [
         Guard(name, text.control.rows, text.audit.documents, text.budget, text.before.get("control"))
         for name, text in texts.guarded.items()
@@ -112,7 +118,7 @@ def _rule(name: str, given: Mapping[str, Any], base: Base, model: nn.Module, tex
     if "pad_id" in rules.knobs(name):
         arguments["pad_id"] = base.pad_id
     if "folder" in rules.knobs(name) and folder is not None:
-        arguments["folder"] = folder / name
+        arguments["folder"] = folder
     rule: Rule = rules.build(name, arguments)
     if "progressive" in wrappers:
         rule = Progressive(wrappers["progressive"], rule)

@@ -29,7 +29,7 @@ class AGEM(Rule):
     each step, and two more copies of what trains. The old rows are not learnt from; `replay` does that.
     """
 
-    looks_back = True
+    looks_back, corrects = True, True
 
     def __init__(self, source: Sequence[Row], rows: int = 8, pad_id: int = 0):
         if not source or rows < 1:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from holdfast._errors import BadInput, UnknownName
+from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.data.rows import Row
 from holdfast.params.fisher import fisher, normalised
 from holdfast.params.own_labels import fisher_exact, fisher_sampled
 from holdfast.remedies.anchor import Anchor, Earlier, on_device
 from holdfast.remedies.carried import Importance
 from holdfast.remedies.coefficients import Layers
+from holdfast.remedies.diversity import spread
 from holdfast.remedies.moments import check_adam, second_moments
 from holdfast.remedies.weighing import batched, paths
 from holdfast.rule import State, rules
@@ -72,7 +73,7 @@ class EWC(Anchor):
             return second_moments(run)
         if self.source is None:
             return None
-        rows = self.source[: self.samples]
+        rows = [self.source[i] for i in spread(len(self.source), self.samples)]
         device = next(iter(run.tensors.values())).device
         batches = batched(rows, self.batch_size, self.pad_id, device)
         return normalised(FISHER[self.estimator](run.model, batches, paths=paths(run)))
@@ -80,6 +81,11 @@ class EWC(Anchor):
     def after(self, run: Run) -> None:
         if not self.importance and run.step >= self.warmup:
             self.importance, self._collected = second_moments(run) or {}, True
+            if not self.importance:
+                raise Unsupported(
+                    f"ewc: after {run.step} steps {type(run.optimizer).__name__} keeps no second moment `exp_avg_sq`, "
+                    "so nothing could be held back; use another estimator, such as `sampled`."
+                )
 
     def final(self, run: Run) -> Importance:
         if self.estimator != "adam":

@@ -12,6 +12,7 @@ from holdfast.params.scores import mas
 from holdfast.remedies.anchor import Anchor, Earlier
 from holdfast.remedies.carried import Importance
 from holdfast.remedies.coefficients import Layers
+from holdfast.remedies.diversity import spread
 from holdfast.remedies.weighing import batched, paths
 from holdfast.rule import rules
 from holdfast.run import Run
@@ -46,5 +47,6 @@ class MAS(Anchor):
         if not self.source:
             return None
         device = next(iter(run.tensors.values())).device
-        batches = batched(self.source[: self.samples], self.batch_size, self.pad_id, device)
+        rows = [self.source[i] for i in spread(len(self.source), self.samples)]
+        batches = batched(rows, self.batch_size, self.pad_id, device)
         return normalised(mas(run.model, batches, paths=paths(run)))

@@ -52,6 +52,11 @@ class OLoRA(Rule):
             rows = [factors[path].detach() for factors in known if path in factors]
             if any(r.shape[1:] != (width,) for r in rows):
                 raise BadInput(f"olora: an earlier adapter on {path} has other inputs than the {width} of this model.")
+            if _is_a(param) and any(torch.equal(r.to(run.tensors[name]), run.tensors[name]) for r in rows):
+                raise BadInput(
+                    f"olora: an earlier adapter has the very factor that trains, {name}, so that it would be held "
+                    "apart from itself. Merge earlier adapters into the model, and begin a new one."
+                )
             if rows:
                 self.earlier[name] = torch.cat([r.to(run.tensors[name]) for r in rows])
         if not self.earlier:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from holdfast._errors import BadInput
-from holdfast.rule import Batch, Move, Rule, Wrapper
+from holdfast.params.inventory import Param
+from holdfast.rule import Batch, Move, Rule, Window, Wrapper
 from holdfast.run import Run
 
 
@@ -31,6 +32,14 @@ class Progressive(Wrapper):
     def share(self, step: int) -> float:
         """The share of the full strength after so many completed steps."""
         return self.first + (1 - self.first) * min(step / self.over, 1.0)
+
+    def batch(self, run: Run, window: Window) -> Window:
+        with self._at(self.share(run.step)):
+            return super().batch(run, window)
+
+    def rate(self, run: Run, param: Param, learning_rate: float) -> float:
+        with self._at(self.share(run.step)):
+            return super().rate(run, param, learning_rate)
 
     def penalty(self, run: Run, batch: Batch, outputs: Any) -> Tensor | None:
         with self._at(self.share(run.step)):

@@ -28,7 +28,8 @@ class Replay(Rule):
 
     The new rows stay what they are: a share of 0.25 adds one old row to three new ones. With `labels` the old rows
     are learnt by cross-entropy; without, they only carry the penalties of other rules (distillation). Robins (1995),
-    "Catastrophic forgetting, rehearsal and pseudorehearsal".
+    "Catastrophic forgetting, rehearsal and pseudorehearsal". Where several `replay` rules stand in the list, what the
+    earlier ones added counts as new to the later ones: shares of 0.33 and 0.25 give a quarter of the rows each.
 
     `source` is any sequence of rows (a `Reservoir` too), or a mapping of names to such, which take turns. `share` may
     follow a schedule: linear, cosine, periodic or governed (see `schedules`), or any callable (completed steps, steps

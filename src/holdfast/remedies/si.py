@@ -25,7 +25,8 @@ class SI(Anchor):
     penalties; pulls are no part of it) and the movement what all rules left of it. At the end of a task a weight's own
     importance is max(sum, 0) / (way² + damping * mean way²), normalised to mean 1, way being that from the start of the
     run; it is added to `importance`, that of earlier tasks, times `decay`, and written to `folder`. So in the first of
-    several tasks nothing is held back. Zenke et al. (2017), arXiv:1703.04200; there the damping is an absolute number,
+    several tasks nothing is held back. Steps in which the rule is not asked (strength 0, or outside of `every` and
+    `during`) are no part of the sum. Zenke et al. (2017), arXiv:1703.04200; there the damping is an absolute number,
     here it is relative, so that it means the same at any learning rate.
 
     On LoRA the gradient of the product is not at hand, but what its rows gained through B and its columns through A is:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from torch import Tensor
 
+from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.formats import Completion, Record
 from holdfast.data.rows import Row, Rows, tokens
@@ -18,6 +20,8 @@ from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import PARTS, Guarded, Texts, held_out
 from holdfast.sequence.schema import SequenceRecipe, Task
 from holdfast.sequence.words import MADE_UP, asked, earlier
+
+logger = logging.getLogger(__name__)
 
 Score = Callable[..., Tensor]
 
@@ -77,8 +81,10 @@ class Material:
 
     @cached_property
     def lessons(self) -> list[Lesson]:
-        """The tasks, in order."""
-        return [_lesson(task, Texts(self.recipe.of(i), self._base)) for i, task in enumerate(self.recipe.tasks)]
+        """The tasks, in order; no row of one that any of them is measured on is learnt."""
+        made = [_lesson(task, Texts(self.recipe.of(i), self._base)) for i, task in enumerate(self.recipe.tasks)]
+        judged = _judged(made)
+        return [_without(lesson, judged) for lesson in made]
 
     @cached_property
     def general(self) -> dict[str, Guarded]:
@@ -107,12 +113,8 @@ class Material:
 
     def unjudged(self, rows: Sequence[Row]) -> Rows:
         """The rows without those that measure a task."""
-        return [row for row in rows if tuple(row["input_ids"]) not in self._judged]
-
-    @cached_property
-    def _judged(self) -> set[tuple[int, ...]]:
-        texts = [lesson.guarded for lesson in self.lessons]
-        return {tuple(row["input_ids"]) for text in texts for part in PARTS for row in getattr(text, part).rows}
+        judged = _judged(self.lessons)
+        return [row for row in rows if tuple(row["input_ids"]) not in judged]
 
     def ready(self) -> Material:
         """Make all rows now, and forget the base that made them."""
@@ -133,6 +135,23 @@ def _lesson(task: Task, texts: Texts) -> Lesson:
         probe(held, source, most=max(task.items, len(held))),
     )
     return Lesson(task.name, texts.lessons(rest), guarded, held, _metric(task, held))
+
+
+def _judged(lessons: Sequence[Lesson]) -> set[tuple[int, ...]]:
+    """The tokens of each row that measures a task."""
+    texts = [lesson.guarded for lesson in lessons]
+    return {tuple(row["input_ids"]) for text in texts for part in PARTS for row in getattr(text, part).rows}
+
+
+def _without(lesson: Lesson, judged: set[tuple[int, ...]]) -> Lesson:
+    kept = [row for row in lesson.rows if tuple(row["input_ids"]) not in judged]
+    if not kept:
+        raise BadInput(f"All of {lesson.name}'s training records are test records too, of this task or another.")
+    if len(kept) < len(lesson.rows):
+        gone = len(lesson.rows) - len(kept)
+        logger.warning("%s: %d of %d training rows are test rows of a task and are left out.", lesson.name, gone,
+                       len(lesson.rows))  # fmt: skip
+    return replace(lesson, rows=kept)
 
 
 def _some(records: Sequence[Record], most: int) -> list[Record]:

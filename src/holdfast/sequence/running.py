@@ -120,15 +120,15 @@ class _Course:
             return False
         self.reservoir.add(lesson.name, lesson.rows)
         self.say({"kind": "stage", "text": f"{lesson.name}: scoring all tasks so far"})
-        measure = partial(self._scored, folder / "final", place + 1)
-        stages.append(kept(folder.parent, str(place + 1), measure))
         self._start = self._next(folder)
+        measure = partial(self._scored, place + 1)
+        stages.append(kept(folder.parent, str(place + 1), measure))
         return True
 
     def carry_out(self, recipe: Recipe, texts: TaskTexts, name: str) -> bool:
         """One run, from wherever it stands; False where it was interrupted."""
         folder = Path(recipe.output)
-        if (folder / "certificate.json").is_file():
+        if _ended(folder):
             return True
         resume = checkpoint.newest(folder) is not None if folder.is_dir() else False
         if not resume:
@@ -137,13 +137,15 @@ class _Course:
         return result.certificate is not None
 
     def _made_up(self, place: int) -> dict[str, Rows]:
-        if not any(source.startswith(MADE_UP) for source in asked(self.recipe.of(place).rules)):
+        wanted = any(source.startswith(MADE_UP) for source in asked(self.recipe.of(place).rules))
+        if not wanted or _ended(self.recipe.folder(place)):
             return {}
         self.say({"kind": "stage", "text": f"{self.recipe.tasks[place].name}: the model before it makes text up"})
         return self.material.made_up(placed(self.recipe.of(0), load_adapted(self._start)), place)
 
-    def _scored(self, final: Path, stage: int) -> Scores:
-        return measured(self.material, placed(self.recipe.of(0), load_adapted(final)), stage)
+    def _scored(self, stage: int) -> Scores:
+        """Of the model that the next task starts from: an adapter that is merged need not be computed apart."""
+        return measured(self.material, placed(self.recipe.of(0), load_adapted(self._start)), stage)
 
     def _next(self, folder: Path) -> str:
         """Where the next task starts from."""
@@ -151,6 +153,10 @@ class _Course:
             return str(folder / "final")
         _merge(folder / "final", folder / MERGED)
         return str(folder / MERGED)
+
+
+def _ended(folder: Path) -> bool:
+    return (folder / "certificate.json").is_file()
 
 
 def _merge(final: Path, folder: Path) -> None:

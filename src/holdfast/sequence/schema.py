@@ -15,7 +15,7 @@ from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.recipe.loading import values
 from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
 from holdfast.recipe.schema import spelt_out as spelt_out_recipe
-from holdfast.sequence.words import MADE_UP, TASKS, Rules, asked, resolved
+from holdfast.sequence.words import BEFORE, MADE_UP, TASKS, Rules, asked, resolved
 
 Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]
 
@@ -156,5 +156,18 @@ def _check_names(recipe: SequenceRecipe) -> None:
     if isinstance(recipe.keep.budget, dict):
         known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
     for rules in (recipe.rules, *(task.rules or [] for task in recipe.tasks)):
+        named = any((given or {}).get("adapters") == TASKS for entry in rules for given in entry.values())
+        if named and (recipe.adapter != "merge" or recipe.method.name != "lora"):
+            raise BadInput(
+                "`adapters: tasks` holds a new adapter apart from those of earlier tasks: it takes `method: lora` and "
+                "`adapter: merge`. An adapter that continues would be held apart from itself."
+            )
+        pairs = [(name, given or {}) for entry in rules for name, given in entry.items()]
+        every, carried = [name for name, _ in pairs], [n for n, given in pairs if given.get("importance") == BEFORE]
+        if twice := next((name for name in carried if every.count(name) > 1), None):
+            raise BadInput(
+                f"`importance: before` goes by the rule's name, and there are several `{twice}`. Keep one of them, or "
+                "name the file of an earlier run instead."
+            )
         made_up = [source for source in asked(rules) if source.startswith(MADE_UP)]
         known("source that the model before makes up called", made_up, [MADE_UP + name for name in (SELF, SOUND, CHAT)])
