@@ -313,10 +313,10 @@ def test_bad_requests_say_what_to_do() -> None:
 
 
 def test_normalised_has_joint_mean_one_and_keeps_ratios() -> None:
-    importance = {"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([[2.0, 6.0, 0.0, 0.0]])}
+    importance = {"a": torch.tensor([1.0, 4.0]), "b": torch.tensor([[2.0, 11.0, 0.0, 0.0]])}
     scaled = normalised(importance)
     assert torch.cat([t.flatten() for t in scaled.values()]).mean() == pytest.approx(1.0)
-    assert all(torch.allclose(scaled[n] * 2.0, importance[n]) for n in importance)
+    assert all(torch.allclose(scaled[n] * 3.0, importance[n]) for n in importance)
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])

@@ -79,7 +79,7 @@ def inputs(batch: Batch) -> Batch:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_teacher_is_the_target_and_pads_do_not_count(temperature: float) -> None:
-    """The gradient in closed form. With the roles changed, pads counted, or a gradient through the target it is not."""
+    """The gradient in closed form. With the roles changed or pads counted it is another one."""
     rule = Distill(3.0, temperature=temperature)
     run, mixed, logits = moved(rule)
     logits = logits.detach().requires_grad_()
@@ -105,7 +105,7 @@ def test_the_teacher_reads_without_dropout() -> None:
     assert not torch.allclose(run.model(**inputs(mixed)).logits, theirs, atol=1e-2)
 
 
-@pytest.mark.parametrize("on", ["replay", "new", "prompts"])
+@pytest.mark.parametrize("on", ["replay", "answers", "new", "prompts"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "logits"])
 def test_it_counts_the_tokens_that_are_named(on: str, direction: str) -> None:
     rule = Distill(2.0, direction, on)
@@ -116,14 +116,23 @@ def test_it_counts_the_tokens_that_are_named(on: str, direction: str) -> None:
     for row in range(len(logits)):
         for at in range(int(mixed["attention_mask"][row].sum())):
             p, q = (Categorical(logits=x[row, at]) for x in (theirs, logits))
-            unlearnt = at + 1 < int(mixed["attention_mask"][row].sum()) and int(mixed["labels"][row, at + 1]) == -100
-            old = bool(mixed[REPLAYED][row])
-            if {"replay": old, "new": not old, "prompts": not old and unlearnt}[on]:
+            last = at + 1 == int(mixed["attention_mask"][row].sum())
+            unlearnt = not last and int(mixed["labels"][row, at + 1]) == -100
+            old, learnt = bool(mixed[REPLAYED][row]), not last and not unlearnt
+            if {"replay": old, "answers": old and learnt, "new": not old, "prompts": not old and unlearnt}[on]:
                 squares = (theirs[row, at] - logits[row, at]).square().mean()
                 pair = {"forward": (p, q), "reverse": (q, p)}.get(direction)
                 figures.append(float((squares if pair is None else kl_divergence(*pair)).detach()))
-    assert penalty is not None and len(figures) == {"replay": 28, "new": 48, "prompts": 16}[on]
+    assert penalty is not None and len(figures) == {"replay": 28, "answers": 12, "new": 48, "prompts": 16}[on]
     assert float(penalty.detach()) == pytest.approx(2.0 * sum(figures) / len(figures), rel=1e-3)
+
+
+def test_rows_that_are_only_distilled_have_no_answers_and_count_whole() -> None:
+    found = []
+    for where in ("replay", "answers"):
+        run, mixed, logits = moved(Distill(2.0, where=where), labels=False)
+        found.append(run.penalty(mixed, {"logits": logits}))
+    assert found[0] is not None and found[1] is not None and torch.equal(found[0], found[1])
 
 
 def test_new_rows_need_no_replay() -> None:

@@ -216,6 +216,10 @@ def test_an_adapter_learns_on_or_is_merged_and_begun_anew(adapter: str, tmp_path
     rules = {"continue": "si: {importance: before}", "merge": "olora: {adapters: tasks}"}
     outcome = run(recipe(tmp_path, *LESS, *lora, f"rules=[{rules[adapter]}]", "references=[joint, single]"))
     assert outcome.matrix is not None
+    seeds = [
+        yaml.safe_load((task / "recipe.yaml").read_text("utf-8"))["seed"] for task in outcome.folder.glob("[1-3]-*")
+    ]
+    assert len(set(seeds)) == 3
     finals = [load_file(outcome.folder / name / "final/adapter_model.safetensors") for name in outcome.matrix["runs"]]
     assert all(finals[0].keys() == final.keys() and not same(finals[0], final) for final in finals[1:])
     assert (outcome.folder / "1-colours/merged").is_dir() == (adapter == "merge")

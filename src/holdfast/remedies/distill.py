@@ -26,8 +26,10 @@ class Distill(Rule):
 
     The mean is over all micro-batches of a step together, so that it does not matter how a step is cut into them.
 
-    `where` is `replay` (needs a `replay` rule before it), `new` (all tokens of the new rows: learning without
-    forgetting, Li & Hoiem, 2016, arXiv:1606.09282) or `prompts` (of the new rows, where nothing is learnt). `direction`
+    `where` is `replay` (needs a `replay` rule before it), `answers` (of the replayed rows only the tokens before those
+    that are learnt, all where none is: what a tuned model says inside a prompt is not worth keeping, and to hold it
+    costs learning), `new` (all tokens of the new rows: learning without forgetting, Li & Hoiem, 2016, arXiv:1606.09282)
+    or `prompts` (of the new rows, where nothing is learnt). `direction`
     is `forward`, KL(base || model), `reverse`, KL(model || base), or `logits`, their mean squared difference (DER,
     arXiv:2004.07211). At a `temperature` T the divergence is that of softmax(logits / T), times T² in the loss. Hinton
     et al. (2015), arXiv:1503.02531. The base is the model that the run began with: in a sequence, the one before.
@@ -71,7 +73,7 @@ class Distill(Rule):
         self._counted: tuple[Window, float] = ([], 0.0)
 
     def begin(self, run: Run) -> None:
-        if self.where == "replay" and not any("batch" in rule.hooks() for rule in run.rules):
+        if self.where in ("replay", "answers") and not any("batch" in rule.hooks() for rule in run.rules):
             raise Unsupported("distill works on replayed rows; put a `replay` rule before it, or set `where: new`.")
         if self._answers is not None and any(isinstance(t, DTensor) for t in run.tensors.values()):
             raise Unsupported("distill: FSDP2 needs all processes to ask at once; leave `top` away, or use DDP.")
@@ -150,8 +152,15 @@ def _unlearnt(real: Tensor, batch: Batch) -> Tensor:
     return real & followed
 
 
+def _answering(real: Tensor, batch: Batch) -> Tensor:
+    """Tokens after which stands one that is learnt, and all tokens of rows of which nothing is."""
+    learnt = batch["labels"] != -100
+    return real & (learnt.roll(-1, 1) | ~learnt.any(1, keepdim=True))
+
+
 TOKENS: Mapping[str, Callable[[Tensor, Tensor, Batch], Tensor]] = {
     "replay": lambda real, old, batch: real & old,
+    "answers": lambda real, old, batch: _answering(real, batch) & old,
     "new": lambda real, old, batch: real & ~old,
     "prompts": lambda real, old, batch: _unlearnt(real, batch) & ~old,
 }

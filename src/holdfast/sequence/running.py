@@ -36,6 +36,10 @@ MERGED = "merged"
 """Folder, in a task's run folder, of its adapter merged into its base."""
 
 
+APART = 1_000_003
+"""Between the seeds of two tasks: with one seed a new adapter would begin where the first did, along what it learnt."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a sequence left in `folder`; `certificate` and `matrix` are None where it was interrupted."""
@@ -116,7 +120,8 @@ class _Course:
         former = material.lessons[place - 1].rows if place else []
         named = {**material.named, TASKS: self.reservoir, BEFORE: former, **self._made_up(place)}
         texts = TaskTexts(own, lesson, guarded(recipe, material, place, stages), named)
-        if not self.carry_out(own.model_copy(update={"base": self._start}), texts, lesson.name):
+        begun = own.model_copy(update={"base": self._start, "seed": own.seed + APART * place})
+        if not self.carry_out(begun, texts, lesson.name):
             return False
         self.reservoir.add(lesson.name, lesson.rows)
         self.say({"kind": "stage", "text": f"{lesson.name}: scoring all tasks so far"})
