@@ -272,9 +272,9 @@ def test_the_package_runs_as_a_module() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["inspect", "tiny"], "260,032"),
+        pytest.param(["inspect", "tiny"], "260,032", marks=pytest.mark.slow),
         (["report", "nowhere"], "no run folder"),
-        (["inspect", "tiny", "--importance", "magnitude"], "critical"),
+        pytest.param(["inspect", "tiny", "--importance", "magnitude"], "critical", marks=pytest.mark.slow),
     ],
 )
 def test_a_command_brings_its_own_modules(arguments: list[str], said: str) -> None:

@@ -86,14 +86,12 @@ def alive() -> list[Tensor]:
     return [t for t in gc.get_objects() if issubclass(type(t), Tensor)]
 
 
-def dataset(file: str, job: dict[str, Any], draw: random.Random) -> AvalancheDataset:
+def dataset(rows: list[Any], longest: int, job: dict[str, Any], draw: random.Random) -> AvalancheDataset:
     """As many rows as the steps need: all in turn, until each was seen, then in another order."""
-    rows = json.loads(Path(file).read_text("utf-8"))
     order: list[int] = []
     while len(order) < job["steps"] * job["batch"]:
         order += draw.sample(range(len(rows)), len(rows))
     chosen = [rows[i] for i in order[: job["steps"] * job["batch"]]]
-    longest = max(len(ids) for ids, _ in rows)
     parts = zip(*chosen, strict=True)
     x, y = (
         torch.tensor([r + [fill] * (longest - len(r)) for r in p]) for p, fill in zip(parts, (0, IGNORED), strict=True)
@@ -118,7 +116,9 @@ def main(folder: Path) -> None:
         plugins=[PLUGINS[job["way"]](**job["strategy"]), watch],
         evaluator=EvaluationPlugin(loggers=[]),
     )
-    stream = benchmark_from_datasets(train=[dataset(file, job, draw) for file in job["tasks"]]).train_stream
+    tasks = [json.loads(Path(file).read_text("utf-8")) for file in job["tasks"]]
+    longest = max(len(ids) for rows in tasks for ids, _ in rows)
+    stream = benchmark_from_datasets(train=[dataset(rows, longest, job, draw) for rows in tasks]).train_stream
     seconds = []
     for i, experience in enumerate(stream, 1):
         started = time.process_time()
