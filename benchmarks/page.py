@@ -58,7 +58,8 @@ def selfmade(found: Found) -> str:
     head = ["text that is guarded and replayed", "gain, nats", "perplexity of self-made text", "of real stories (95 %)"]
     return (
         "For users without any old text: one governed run for each way to make text up, budget 2 %, and what became of "
-        "real stories that nothing guarded.\n\n" + table(head, rows)
+        "real stories that nothing guarded (seed 0). Every way samples openings and middles of texts "
+        "in turn.\n\n" + table(head, rows)
     )
 
 
@@ -153,7 +154,7 @@ def generic(found: Found) -> str:
 
 SECTIONS = {
     "budget": ("Keeping a budget, and using it up", budget),
-    "selfmade": ("A self-made probe flatters", selfmade),
+    "selfmade": ("Does a self-made probe flatter?", selfmade),
     "overhead": ("What the rules cost", generic),
     "sequence": ("A sequence of tasks", sequence),
     "strategies": ("Strategies: what they learn and what they forget", strategies),
