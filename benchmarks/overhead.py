@@ -78,7 +78,7 @@ class Stage:
     weighed: Sequence[str]
 
 
-QUICK = (Stage(512, 5, EVERY, (THEIRS, ANCHORED)), Stage(4096, 2, (THEIRS, ANCHORED), ()))
+QUICK = (Stage(512, 4, EVERY, (THEIRS, ANCHORED)), Stage(4096, 2, (THEIRS, ANCHORED), ()))
 FULL = (Stage(512, 16, EVERY, EVERY), Stage(4096, 4, EVERY, EVERY))
 KEEPS = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28),
          "MALLOC_ARENA_MAX": "1"}  # fmt: skip

@@ -2,7 +2,7 @@
 
     python benchmarks/sequence.py --quick     three tasks, one order, one seed; writes nothing    (five minutes)
     python benchmarks/sequence.py             the ways that the goals name in three orders with three seeds, peers in
-                                              three orders, single remedies in one                (half an hour)
+                                              three orders, single remedies in one                     (an hour)
 
 The embedded base learns snips, bAbI qa1, trec, the banking part of clinc150 and SCAN (at most 1,500 records of at most
 70 tokens of each), the same number of steps each. An answer is right when greedy writing matches it exactly. ACC,
@@ -93,7 +93,7 @@ REMEDIES: dict[str, Job] = {
 }
 PEERS: dict[str, Job] = {
     "PEFT's OSF": {**WHOLE, "method": {"name": "osf", "targets": "mlp"}, "rules": [], "adapter": "merge"},
-    "O-LoRA as published": OLORA,
+    "O-LoRA (squared overlaps)": OLORA,
     "plain replay, equal tokens": {"plain": True},
 }
 
