@@ -105,7 +105,13 @@ def test_the_certificate_counts_texts_from_the_base_and_tasks_from_when_they_wer
     assert ran.matrix["general"][stories][0]["mean"] == 0.0
 
 
-def test_no_record_that_measures_a_task_is_learnt_or_replayed(tmp_path: Path) -> None:
+def test_earlier_tasks_are_watched_while_a_new_one_is_learnt(ran: Outcome) -> None:
+    logs = [(ran.folder / name / "log.jsonl").read_text("utf-8").splitlines() for name in ("1-colours", "2-sizes")]
+    texts = [{line["text"] for line in map(json.loads, log) if line["kind"] == "probe"} for log in logs]
+    assert texts[1] - texts[0] == {"colours"}
+
+
+def test_no_record_that_measures_a_task_is_learnt(tmp_path: Path) -> None:
     own = recipe(tmp_path)
     tested = (tmp_path / "colours.test.jsonl").read_text("utf-8").splitlines()
     for name in ("colours", "sizes"):
