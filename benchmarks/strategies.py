@@ -111,7 +111,7 @@ def train(job: Job) -> Job:
         watch.look(run)
     run.end()
     after = sequence_losses(base.model, held_out)
-    right = exact_match(base.model, base.tokenizer, test[: job["tests"]], max_new_tokens=ANSWER)
+    right = exact_match(base.model, base.tokenizer, test[: job["tests"]], max_new_tokens=ANSWER).each()
     asked = rows(test[: job["tests"]], base.tokenizer, length=LONGEST)
     return {
         **job, "accuracy": float(right.mean()), "answer_loss": sequence_losses(base.model, asked).mean(),

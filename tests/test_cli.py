@@ -222,6 +222,7 @@ def test_a_report_is_written_about_runs(file: Path, tmp_path: Path, capsys: pyte
     assert "run" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_demo_makes_three_runs_and_replaces_the_old_ones_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def rise(run: Run, before: float) -> float:
     return sequence_losses(run.model, OLD).mean() - before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rate"), [("full", 3e-3), ("lora", 3e-2)])
 def test_without_anything_to_tighten_it_walks_back_and_ends_inside(kind: str, rate: float) -> None:
     before = sequence_losses(fresh("full"), OLD).mean()
@@ -97,6 +98,7 @@ def test_it_tightens_over_the_aim_and_loosens_below_it(budget: float, action: st
     assert (strength > 1) == (action == "tightened")
 
 
+@pytest.mark.slow
 def test_the_final_weights_are_inside_the_aim_on_all_control_rows_and_use_it_up() -> None:
     keeper = guard(0.1)
     run = governed([], Governor([keeper], every=8, look=24))

@@ -10,6 +10,7 @@ import pytest
 from tests.guides.test_examples import figures, loaded
 
 
+@pytest.mark.slow
 def test_all_hosts_end_at_the_same_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module, told = loaded("hosts"), {}
     for host in module.HOSTS:

@@ -18,6 +18,7 @@ def blocks(readme: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / readme).read_text("utf-8"), re.S)
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     examples = blocks("README.md", "python")
@@ -27,6 +28,7 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "runs/readme/certificate.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_recipe_runs(tmp_path: Path) -> None:
     (text,) = blocks("README.md", "yaml")
     short = ["train.max_steps=4", "keep.rows=512", "monitor.rows=8", "samples.tokens=4", "learn.length=64"]

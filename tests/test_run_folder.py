@@ -74,6 +74,7 @@ def test_a_run_can_be_resumed_into_another_folder_and_from_there_again(whole: An
     assert equal(second, whole) and equal(third, whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_sigterm_stopped_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.resumable", str(tmp_path / "run")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:

@@ -7,6 +7,7 @@ HoldfastError
 │   ├── BadRecord       a record of a data file, with its file and line
 │   └── BadCheckpoint   a checkpoint that is incomplete or belongs to something else
 ├── Unsupported         the host or the model cannot keep a promise that was asked for
+│   └── MissingExtra    an optional package that is not installed
 └── TrainingStopped     a run that had to stop; the last admitted weights are kept
 """
 
@@ -53,6 +54,13 @@ class BadCheckpoint(BadInput):
 
 class Unsupported(HoldfastError):
     """A promise that this host or model cannot keep; said before the first step."""
+
+
+class MissingExtra(Unsupported):
+    """A thing that takes an optional package, which is not installed."""
+
+    def __init__(self, thing: str, extra: str):
+        super().__init__(f"{thing} takes an optional package: pip install 'holdfast[{extra}]'.")
 
 
 class TrainingStopped(HoldfastError):

@@ -42,6 +42,7 @@ def test_the_frame_is_what_the_template_puts_around() -> None:
     assert frame.ends == {tok.eos_token_id, *tok.convert_tokens_to_ids(["</s>"])}
 
 
+@pytest.mark.slow
 def test_rows_follow_the_frame_and_only_answers_are_learnt() -> None:
     model = build("llama")
     with torch.no_grad():

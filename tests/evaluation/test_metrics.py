@@ -12,7 +12,8 @@ from holdfast._errors import BadInput, UnknownName
 from holdfast.base import Base, load_base
 from holdfast.data.formats import Chat, Completion, Text
 from holdfast.data.rows import completion, start, tokens
-from holdfast.evaluation.metrics import greedy, metrics
+from holdfast.evaluation.metrics import metrics
+from holdfast.evaluation.metrics.answers import greedy
 
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -30,7 +31,7 @@ def base() -> Base:
 
 
 def score(base: Base, name: str, examples: list[Any], **options: Any) -> list[float]:
-    found = metrics[name](base.model, base.tokenizer, examples, **options)
+    found = metrics[name](base.model, base.tokenizer, examples, **options).each()
     assert found.dtype == torch.float64
     return list(found.tolist())
 
@@ -53,7 +54,7 @@ def continued(base: Base, prompt: str, count: int) -> str:
 
 
 def test_their_names_and_knobs_are_in_the_registry() -> None:
-    assert metrics.names() == ["choice_accuracy", "exact_match", "loss"]
+    assert {"bleu", "choice_accuracy", "exact_match", "loss", "macro_f1", "token_f1"} <= set(metrics.names())
     assert "normalised" in metrics.knobs("choice_accuracy")
     with pytest.raises(UnknownName, match="exact_match"):
         metrics["exactmatch"]

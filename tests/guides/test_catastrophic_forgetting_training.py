@@ -213,6 +213,7 @@ def test_chapter_6_returns_what_the_guide_returns(guide: Guide, capsys: pytest.C
     }
 
 
+@pytest.mark.slow
 def test_chapter_7_learns_three_tasks_and_reports(
     guide: Guide,
     capsys: pytest.CaptureFixture[str],

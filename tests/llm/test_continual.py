@@ -229,6 +229,7 @@ def test_a_task_that_is_never_trained_says_what_became_of_the_base(tmp_path: Pat
 # All together -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_framework_forgets_less_than_plain_training(tmp_path: Path) -> None:
     rates = []
     for config in (OFF, {**OFF, "replay": {"replay_ratio": 0.4}}):

@@ -30,6 +30,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_it_is_the_run_of_a_recipe_bit_for_bit(tmp_path: Path) -> None:
     llm = tiny(strategy="gradual", frozen_layers=["embedding", "encoder"])
     before = llm.get_parameters()
@@ -61,6 +62,7 @@ def test_every_strategy_learns_from_text_or_stands_still(strategy: str) -> None:
     assert same(before, llm.get_parameters()) is (strategy == "frozen")
 
 
+@pytest.mark.slow
 def test_records_a_dataset_and_texts_are_read_alike() -> None:
     answers = []
     for given in (PLAYS, [{"text": t} for t in PLAYS], datasets.Dataset.from_list([{"text": t} for t in PLAYS])):

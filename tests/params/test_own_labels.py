@@ -47,6 +47,7 @@ def small() -> tuple[Any, Batch, dict[str, Tensor]]:
     return model, batch, enumerated(model, batch)
 
 
+@pytest.mark.slow
 def test_exact_equals_the_loop_over_all_labels_for_any_batch_size(small: Any) -> None:
     model, batch, truth = small
     for size in (1, 2):

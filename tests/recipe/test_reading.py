@@ -75,6 +75,7 @@ def test_the_same_seed_makes_the_same_up_and_another_seed_other_text(base: Base)
     assert one == again != other
 
 
+@pytest.mark.slow
 def test_a_base_makes_up_no_more_than_it_has_positions_for(base: Base) -> None:
     room = base.model.config.max_position_embeddings
     rows = Reader(base, room).made_up(4)["audit"].rows

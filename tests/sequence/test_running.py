@@ -78,7 +78,7 @@ def test_the_matrix_is_what_each_final_model_does_on_the_test_records(ran: Outco
         for j, name in enumerate(told["tasks"]):
             if (cell := told["cells"][stage][j]) is not None:
                 records = read(str(ran.folder.parent / f"{name}.test.jsonl"))
-                right = choice_accuracy(base.model, base.tokenizer, records)
+                right = choice_accuracy(base.model, base.tokenizer, records).each()
                 assert cell["mean"] == pytest.approx(float(right.mean()))
 
 
@@ -160,6 +160,7 @@ def test_a_sequence_that_was_killed_goes_on_to_the_same_end(where: str, tmp_path
         run(own, resume=True)
 
 
+@pytest.mark.slow
 def test_the_model_before_a_task_makes_up_what_is_replayed(tmp_path: Path) -> None:
     own = recipe(tmp_path, *LESS, "rules=[replay: {share: 0.5, source: before/self}]")
     told: list[str] = []
@@ -194,6 +195,7 @@ def test_a_signal_inside_a_task_is_no_end(tmp_path: Path) -> None:
     assert run(own, resume=True).matrix is not None
 
 
+@pytest.mark.slow
 def test_budgets_hold_for_texts_and_for_earlier_tasks_together(tmp_path: Path) -> None:
     budget = f"keep.budget={{'{tmp_path / 'stories.txt'}': 4.0, tasks: 5000.0, colours: 5000.0}}"
     watched = ("keep.every=1", "keep.look=4", "keep.confidence=0.9", "monitor.every=1", "spend=freely")
@@ -238,6 +240,7 @@ def test_an_adapter_learns_on_or_is_merged_and_begun_anew(adapter: str, tmp_path
     assert references["single"]["loss"]["tasks"]["sizes"] < outcome.matrix["loss"]["cells"][0][1]["mean"]
 
 
+@pytest.mark.slow
 def test_several_sequences_are_told_together_with_an_interval_over_seeds(ran: Outcome, tmp_path: Path) -> None:
     other = run(recipe(tmp_path, *LESS, "seed=1"))
     page = write_sequence_report([ran.folder, other.folder], tmp_path / "both.html").read_text("utf-8")

@@ -28,6 +28,7 @@ def scripted(figures: list[float], **given_: Any) -> Rollback:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=2, max_size=12), st.booleans(), st.floats(0.01, 0.5), st.integers(0, 3))
+@pytest.mark.slow
 def test_weights_are_the_bests_after_each_fall_and_files_stay_few(
     figures: list[float], higher: bool, threshold: float, keep: int
 ) -> None:

@@ -24,12 +24,15 @@ class Text:
 class Completion:
     """A prompt and what follows it, joined as they stand; only the completion is learnt.
 
-    `choices` are the possible completions where they form a closed set; `completion` is one of them.
+    `choices` are the possible completions where they form a closed set; `completion` is one of them. `references` are
+    all that count as right where there are several, `constraints` what can be checked of a free answer.
     """
 
     prompt: str
     completion: str
     choices: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    constraints: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _format(name: str, *keys: str) -> Callable[[Callable[[Fields], Record]], Cal
     return enter
 
 
-OPTIONAL = {"choices", "context", "input", "system"}
+OPTIONAL = {"answers", "choices", "context", "input", "system"}
 """Fields that a format takes where they are there."""
 
 
@@ -152,12 +155,28 @@ def _text(fields: Fields) -> Record:
     return Text(_string(fields, "text"))
 
 
+@_format("instruction", "prompt", "constraints")
+def _instruction(fields: Fields) -> Record:
+    """A prompt whose answer is free but for what can be checked of it."""
+    given = fields["constraints"]
+    if not isinstance(given, list) or not given or not all(isinstance(c, Mapping) and "name" in c for c in given):
+        raise ValueError("`constraints` is not a list of mappings with a `name`.")
+    return Completion(_string(fields, "prompt"), "", constraints=tuple(given))
+
+
+@_format("prompt", "prompt")
+def _prompt(fields: Fields) -> Record:
+    """A prompt alone: there is nothing to learn from it, but answers to it can be compared."""
+    return Completion(_string(fields, "prompt"), "")
+
+
 def _answered(fields: Fields, prompt: str) -> Completion:
     """A task: one blank between prompt and answer, which belongs to the answer (most vocabularies have such tokens)."""
     prompt = prompt.rstrip(" ")
     gap = "" if prompt.endswith("\n") or not prompt else " "
     answer = gap + _string(fields, "answer")
-    return Completion(prompt, answer, _choices(fields, answer, lambda choice: gap + choice))
+    references = tuple(gap + text for text in _strings(fields, "answers"))
+    return Completion(prompt, answer, _choices(fields, answer, lambda choice: gap + choice), references)
 
 
 def _choices(fields: Fields, right: str, place: Callable[[str], str]) -> tuple[str, ...]:
@@ -170,6 +189,15 @@ def _choices(fields: Fields, right: str, place: Callable[[str], str]) -> tuple[s
     if right not in choices:
         raise ValueError(f"the answer {right.strip()!r} is not among its choices {given}.")
     return choices
+
+
+def _strings(fields: Fields, key: str) -> list[str]:
+    given = fields.get(key)
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise ValueError(f"`{key}` is not a list of texts.")
+    return given
 
 
 def _string(fields: Fields, key: str, default: str | None = None) -> str:

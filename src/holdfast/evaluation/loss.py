@@ -143,24 +143,26 @@ def _scored(
         raise Unsupported("Sequence losses are defined for decoder-only models; this one reads with an encoder.")
     total = torch.zeros(len(rows), dtype=torch.float64)
     with quiet(model) as device:
-        for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], _bounded(config, batch_tokens)):
+        for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], bounded(config, batch_tokens)):
             batch = {k: v.to(device) for k, v in collate([rows[i] for i in chosen], pad_id).items()}
             kept = batch["labels"][:, 1:] != IGNORED
             if bool(kept.any()):
-                figures = per_token(batch, _logits(model, batch), kept).cpu().double()
+                figures = per_token(batch, logits_of(model, batch), kept).cpu().double()
                 owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
                 total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, and always in the same order
     tokens = torch.tensor([learnt(row) for row in rows], dtype=torch.int64)
     return SequenceLosses(total, tokens, torch.tensor(documents(rows), dtype=torch.int64))
 
 
-def _bounded(config: Any, batch_tokens: int) -> int:
+def bounded(config: Any, batch_tokens: int) -> int:
+    """Padded tokens of one batch: fewer where the vocabulary makes its logits too large."""
     get = getattr(config, "get_text_config", None)
     vocabulary = getattr(get() if callable(get) else config, "vocab_size", None) or 1
     return max(1, min(batch_tokens, LOGITS // vocabulary))
 
 
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits [rows, length, vocabulary] of a batch, without a cache; its labels are left out."""
     options = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
     outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **options)
     logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]

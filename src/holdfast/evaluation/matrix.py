@@ -9,15 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import t as student
 from torch import Tensor
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.loss import SequenceLosses
-from holdfast.evaluation.statistics import Interval
-
-Floats = NDArray[np.float64]
+from holdfast.evaluation.scored import Floats, of_losses, ratio, shares
+from holdfast.evaluation.statistics import Interval, draws
 
 FIGURES = {
     "accuracy": "ACC: the mean over all tasks, after the last one",
@@ -28,7 +27,7 @@ FIGURES = {
 }
 """The figures by name, and what they are. For losses they are told the same way round: a negative BWT is forgetting."""
 
-LEVEL, RESAMPLES, BLOCK = 0.95, 2000, 2**20
+LEVEL, RESAMPLES = 0.95, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +48,9 @@ class Items:
 
 def items(scored: SequenceLosses | Tensor) -> Items:
     """Items from losses (nats, weighted by tokens, texts whole) or from one figure per example (float [examples])."""
-    if isinstance(scored, Tensor):
-        values = scored.double().numpy()
-        return Items(values, np.ones_like(values))
-    whole = scored.by(scored.documents)
-    kept = (whole.tokens > 0).numpy()
-    return Items(whole.total.numpy()[kept], whole.tokens.double().numpy()[kept])
+    whole = (shares(scored) if isinstance(scored, Tensor) else of_losses(scored)).items().stats
+    kept = whole[:, 1] > 0
+    return Items(whole[kept, 0], whole[kept, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,16 +171,12 @@ def _resampled(column: Mapping[int, Items], resamples: int, seed: int) -> dict[i
     """For each model the means [resamples] on the same resampled items; nan where there is but one."""
     if not column:
         return {}
-    random, n = np.random.default_rng(seed), len(next(iter(column.values())).sums)
+    n = len(next(iter(column.values())).sums)
     if n < 2:  # nothing is known of the spread of a single item
         return {stage: np.full(resamples, np.nan) for stage in column}
-    found: dict[int, list[Floats]] = {stage: [] for stage in column}
-    block = max(1, BLOCK // n)
-    for first in range(0, resamples, block):
-        drawn = random.integers(0, n, (min(block, resamples - first), n))
-        for stage, cell in column.items():
-            found[stage].append(cell.sums[drawn].sum(axis=1) / cell.weights[drawn].sum(axis=1))
-    return {stage: np.concatenate(parts) for stage, parts in found.items()}
+    stats = np.concatenate([np.stack([cell.sums, cell.weights], axis=-1) for cell in column.values()], axis=-1)
+    means = np.concatenate([ratio(sums.reshape(len(sums), -1, 2)) for sums in draws(stats, resamples, seed)])
+    return dict(zip(column, means.T, strict=True))
 
 
 def _interval(mean: float, drawn: Floats, level: float, n: int) -> Interval:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm, t
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.loss import SequenceLosses
-
-Floats = NDArray[np.float64]
+from holdfast.evaluation.scored import Floats, Reduce, ratio
 
 DRAWS = 2**22
 """Elements of one block of resampled indices (32 MiB)."""
@@ -72,35 +71,59 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 20
 def bootstrap(
     sums: ArrayLike, weights: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """The ratio sum(sums) / sum(weights) over items [n] with bootstrap intervals.
+    """The ratio sum(sums) / sum(weights) over items [n] with the intervals of `resampled`.
+
+    With sums that are not all finite the mean and every bound are infinite. Raises BadInput for no items, weights that
+    are not positive, or a level outside (0, 1).
+    """
+    values, sizes = np.asarray(sums, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if not (sizes > 0).all():
+        raise BadInput("An average needs positive weights.")
+    if len(values) and not np.isfinite(values).all():
+        return Interval(math.inf, math.inf, math.inf, math.inf, math.inf, len(values))
+    stats = np.stack([values, sizes], axis=-1)
+    return resampled(stats, ratio, level=level, resamples=resamples, seed=seed)
+
+
+def resampled(stats: Floats, reduce: Reduce, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The figure `reduce(stats.sum(0))` of items [n, k] with bootstrap intervals; `reduce` maps [..., k] to [...].
 
     Items are drawn with replacement; the bounds are bias-corrected and accelerated (BCa; Efron 1987,
     doi:10.1080/01621459.1987.10478410), percentiles where BCa is not defined. Their levels are
     widened for small n as in Hesterberg (2015, doi:10.1080/00031305.2015.1089789, section 4.3: Student's t, and
-    n / (n - 1) for the variance), else bounds from few items are too narrow. With sums that are not all finite the
-    mean and every bound are infinite. Raises BadInput for no items, weights that are not positive, or a level outside
-    (0, 1).
+    n / (n - 1) for the variance), else bounds from few items are too narrow. Raises BadInput for no items, or a level
+    outside (0, 1).
     """
-    values, sizes = np.asarray(sums, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if not len(values):
+    if not len(stats):
         raise BadInput("There is nothing to average: no sequence of these rows bears loss.")
-    if not 0 < level < 1 or resamples < 1 or not (sizes > 0).all():
-        raise BadInput(f"An interval needs 0 < level < 1, resamples >= 1 and positive weights; level is {level}.")
-    n = len(values)
-    if not np.isfinite(values).all():
-        return Interval(math.inf, math.inf, math.inf, math.inf, math.inf, n)
-    mean = float(values.sum() / sizes.sum())
-    if n == 1:
+    if not 0 < level < 1 or resamples < 1:
+        raise BadInput(f"An interval needs 0 < level < 1 and resamples >= 1; level is {level}.")
+    n, total = len(stats), stats.sum(axis=0)
+    mean = float(reduce(total))
+    if n == 1 or not math.isfinite(mean):
         return Interval(mean, -math.inf, math.inf, math.inf, math.inf, n)
-    drawn = np.sort(np.concatenate(list(_resampled(values, sizes, resamples, seed))))
+    drawn = np.sort(np.concatenate([reduce(sums) for sums in draws(stats, resamples, seed)]))
+    drawn = drawn[np.isfinite(drawn)]
     few = math.sqrt(n / (n - 1))
-    se = few * float(drawn.std(ddof=1)) if resamples > 1 else math.inf
+    se = few * float(drawn.std(ddof=1)) if len(drawn) > 1 else math.inf
+    if not len(drawn):
+        return Interval(mean, math.nan, math.nan, math.nan, math.nan, n)
     if np.ptp(drawn) <= 1e-12 * abs(mean):
         return Interval(mean, mean, mean, mean, 0.0, n)
     tail = (1 - level) / 2
     wider = np.clip(norm.cdf(few * t.ppf([tail, 1 - tail, level], n - 1)), 1e-9, 1 - 1e-9).tolist()
-    low, high, upper = _bca(drawn, mean, _jackknife(values, sizes), wider)
+    low, high, upper = _bca(drawn, mean, reduce(total - stats), wider)
     return Interval(mean, low, high, upper, se, n)
+
+
+def draws(stats: Floats, resamples: int, seed: int) -> Iterator[Floats]:
+    """Sums of resampled items [resamples, k], a block at a time; the same seed draws the same items of any stats."""
+    random, n = np.random.default_rng(seed), len(stats)
+    block = max(1, DRAWS // n)
+    for first in range(0, resamples, block):
+        count = min(block, resamples - first)
+        drawn = random.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n).astype(np.float64) @ stats
 
 
 def needed(spread: float, width: float, *, level: float = 0.95) -> int:
@@ -119,21 +142,6 @@ def resolvable(spread: float, n: int, *, level: float = 0.95) -> float:
     return NormalDist().inv_cdf(level) * spread / math.sqrt(n)
 
 
-def _resampled(values: Floats, sizes: Floats, resamples: int, seed: int) -> Iterator[Floats]:
-    """Ratios of resampled items, a block at a time."""
-    random, n = np.random.default_rng(seed), len(values)
-    block = max(1, DRAWS // n)
-    for first in range(0, resamples, block):
-        drawn = random.integers(0, n, (min(block, resamples - first), n))
-        yield values[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-
-
-def _jackknife(values: Floats, sizes: Floats) -> Floats:
-    """The ratio without each item in turn."""
-    without: Floats = (values.sum() - values) / (sizes.sum() - sizes)
-    return without
-
-
 def _bca(drawn: Floats, mean: float, jackknife: Floats, levels: Sequence[float]) -> list[float]:
     """Quantiles of the sorted bootstrap ratios, at levels corrected for bias and skewness."""
     normal = NormalDist()
@@ -141,7 +149,8 @@ def _bca(drawn: Floats, mean: float, jackknife: Floats, levels: Sequence[float])
     if not 0 < below < 1:
         return [float(q) for q in np.quantile(drawn, levels)]
     bias = normal.inv_cdf(below)
-    skew = jackknife.mean() - jackknife
+    jackknife = jackknife[np.isfinite(jackknife)]
+    skew = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
     scale = float((skew**2).sum()) ** 1.5
     acceleration = float((skew**3).sum()) / (6 * scale) if scale else 0.0
 

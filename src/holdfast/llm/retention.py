@@ -56,7 +56,7 @@ class Retention:
             if tasks is None or name in tasks:
                 self._losses[stage, j] = items(sequence_losses(model, exam.rows, pad_id=self.pad_id))
                 if exam.by_choice:
-                    self._accuracies[stage, j] = items(choice_accuracy(model, self.tokenizer, exam.records))
+                    self._accuracies[stage, j] = items(choice_accuracy(model, self.tokenizer, exam.records).each())
 
     def results(self, name: str, metrics: Collection[str]) -> dict[str, Any]:
         """What the present model does on one task, by the guide's keys.

@@ -15,6 +15,7 @@ from holdfast.base import Base
 from holdfast.data.formats import Completion, Record
 from holdfast.data.rows import Row, Rows, tokens
 from holdfast.evaluation.metrics import choice_accuracy, exact_match
+from holdfast.evaluation.scored import Scored
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import PARTS, Guarded, Texts, held_out
@@ -23,7 +24,7 @@ from holdfast.sequence.words import MADE_UP, asked, earlier
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[..., Tensor]
+Score = Callable[..., Scored]
 
 HELD = 0.1
 """The most of a task's training records that are held back for its control probe."""
@@ -52,7 +53,7 @@ class Lesson:
             longest = max(len(tokens(tokenizer, answer)) for answer in answers)  # type: ignore[arg-type]
             stop = () if any("\n" in answer.strip() for answer in answers) else ("\n",)
             scored = partial(exact_match, max_new_tokens=longest + 2, stop=stop)
-        return scored(model, tokenizer, self.records)
+        return scored(model, tokenizer, self.records).each()
 
 
 class TaskTexts(Texts):

@@ -1,0 +1,219 @@
+"""Base and tuned model on suites: scores of each, what changed, and verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdfast.base import Base
+from holdfast.data.formats import Completion
+from holdfast.evaluation.balance import GUIDES, Balance
+from holdfast.evaluation.change import Change, change, holm, judged
+from holdfast.evaluation.drift import Behaviour, Drift, behaviour, output_drift, style_drift
+from holdfast.evaluation.metrics.registry import BATCH_TOKENS
+from holdfast.evaluation.scored import Scored, same_examples
+from holdfast.evaluation.statistics import Interval
+from holdfast.evaluation.suites import Suite, unguarded
+
+WORST = 5
+"""Examples of a suite that are shown: those whose figure fell most."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a base did on suites, how much measuring it again differs, and its answers to open prompts."""
+
+    name: str
+    scores: Mapping[str, Scored]
+    noise: Mapping[str, float]
+    behaviour: Behaviour | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A tuned model beside its base; `changes` and `verdicts` by suite, `drift` where open prompts were asked."""
+
+    base: str
+    model: str
+    suites: tuple[Suite, ...]
+    before: Mapping[str, Scored]
+    after: Mapping[str, Scored]
+    changes: Mapping[str, Change]
+    verdicts: Mapping[str, str | None]
+    output: Interval | None = None
+    style: Mapping[str, Drift] = field(default_factory=dict)
+    balance: Balance = GUIDES
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """Rates and scores of `Balance` over guarded (reference) and learnt (domain) suites."""
+        pairs = {suite.name: self._pair(suite) for suite in self.suites}
+        parts = ({n: pairs[n] for n in self._of(role)} for role in ("guarded", "learnt"))
+        weights = {suite.name: suite.settings.weight for suite in self.suites}
+        return replace(self.balance, weights=weights).scores(*parts)
+
+    def _of(self, role: str) -> list[str]:
+        """The suites of a role whose figures are better or worse."""
+        return [s.name for s in self.suites if s.settings.role == role and self.after[s.name].higher is not None]
+
+    def _pair(self, suite: Suite) -> tuple[float, float]:
+        return as_score(self.before[suite.name]), as_score(self.after[suite.name])
+
+    def told(self) -> dict[str, Any]:
+        """The comparison in plain values, for a file."""
+        scored = [name for name, verdict in self.verdicts.items() if verdict is not None]
+        corrected = dict(zip(scored, holm([self.changes[name].p for name in scored]), strict=True))
+        return {
+            "base": self.base,
+            "model": self.model,
+            "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "suites": [self._told(suite, corrected.get(suite.name)) for suite in self.suites],
+            "unguarded": unguarded([suite for suite in self.suites if suite.settings.role == "guarded"]),
+            "drift": {
+                "output": None if self.output is None else _interval(self.output),
+                "style": {n: {**_interval(d.divergence), "noise": d.noise} for n, d in self.style.items()} or None,
+            },
+            "scores": self.scores,
+        }
+
+    def _told(self, suite: Suite, p_holm: float | None) -> dict[str, Any]:
+        settings, found = suite.settings, self.changes[suite.name]
+        before, after = self.before[suite.name], self.after[suite.name]
+        verdict = self.verdicts[suite.name]
+        return {
+            "suite": suite.name,
+            "about": settings.about,
+            "dimension": settings.dimension,
+            "language": settings.language,
+            "role": settings.role,
+            "metric": suite.metric[0] if settings.kind == "records" else f"lm_eval: {settings.task}",
+            "unit": before.unit,
+            "higher": before.higher,
+            "weight": settings.weight,
+            "margin": found.margin,
+            "noise": found.noise,
+            "before": _interval(found.before),
+            "after": _interval(found.after),
+            "worse": {**_interval(found.worse), "upper": found.worse.upper},
+            "p": found.p,
+            "p_holm": p_holm,
+            "verdict": verdict,
+            "needs": found.needs if verdict == "undecided" else None,
+            "chance": suite.chance,
+            "lost": found.lost,
+            "gained": found.gained,
+            "detectable": found.detectable,
+            "worst": worst(suite, before, after),
+        }
+
+
+def as_score(scored: Scored) -> float:
+    """A figure as a score of which more is better and 0 is nothing: a loss as the mean probability of a token."""
+    figure = scored.figure
+    if scored.higher:
+        return figure
+    if scored.unit == "nats per token":
+        return math.exp(-figure)
+    if scored.unit == "bits per character":
+        return 2**-figure
+    return 1 / figure if scored.unit == "perplexity" else 1 - figure
+
+
+def baseline(
+    base: Base,
+    suites: Sequence[Suite],
+    *,
+    noise: bool = True,
+    drift: bool = True,
+    say: Say = lambda line: None,
+) -> Baseline:
+    """Score a base on suites; with `noise` once more in smaller batches, with `drift` let it answer open prompts."""
+    found, noises = {}, {}
+    for suite in suites:
+        say(f"{base.name} on {suite.name}")
+        found[suite.name] = suite.score(base)
+        noises[suite.name] = _noise(suite, base, found[suite.name]) if noise else 0.0
+    prompts = [record for suite in suites if suite.settings.dimension == "style" for record in suite.asked(base)]
+    open_ones = [record for record in prompts if isinstance(record, Completion)]
+    known = behaviour(base, open_ones) if drift and open_ones else None
+    return Baseline(base.name, found, noises, known)
+
+
+def compare(
+    known: Baseline,
+    tuned: Base,
+    suites: Sequence[Suite],
+    *,
+    balance: Balance = GUIDES,
+    say: Say = lambda line: None,
+) -> Comparison:
+    """Score a tuned model on the same suites in the same batches, and judge what changed."""
+    after, changes = {}, {}
+    for suite in suites:
+        say(f"{tuned.name} on {suite.name}")
+        after[suite.name] = suite.score(tuned)
+        changes[suite.name] = change(
+            known.scores[suite.name], after[suite.name], margin=suite.settings.margin, noise=known.noise[suite.name]
+        )
+    scored = {name: made for name, made in changes.items() if after[name].higher is not None}
+    ignorant = {suite.name for suite in suites if at_chance(suite, changes[suite.name].before)}
+    found = {name: verdict for name, verdict in judged(scored).items() if name not in ignorant or verdict == "improved"}
+    verdicts: dict[str, str | None] = {**dict.fromkeys(changes), **found}
+    output, style = None, {}
+    if known.behaviour is not None:
+        say(f"{tuned.name} answers open prompts")
+        output, style = output_drift(known.behaviour, tuned), style_drift(known.behaviour, tuned)
+    return Comparison(
+        known.name, tuned.name, tuple(suites), known.scores, after, changes, verdicts, output, style, balance
+    )
+
+
+def at_chance(suite: Suite, before: Interval) -> bool:
+    """Whether a base does not know what a suite of choices asks: nothing of it can be forgotten, or be called kept."""
+    chance = suite.chance
+    return chance is not None and before.low <= chance
+
+
+def worst(suite: Suite, before: Scored, after: Scored, most: int = WORST) -> list[dict[str, Any]]:
+    """The examples that got worse by most, with both answers where there are any."""
+    if before.higher is None:
+        return []
+    sign = -1.0 if before.higher else 1.0
+    fell = sign * (after.each() - before.each())
+    order = [int(i) for i in torch.argsort(fell.nan_to_num(-math.inf), descending=True, stable=True)[:most]]
+    shown = []
+    for i in (i for i in order if float(fell[i]) > 0):
+        prompt, expected = suite.shown(i)
+        pair = [side.answers[i] if side.answers else "" for side in (before, after)]
+        figures = [float(side.each()[i]) for side in (before, after)]
+        shown.append(
+            {"prompt": prompt, "expected": expected, "before": pair[0], "after": pair[1]}
+            | {"score_before": figures[0], "score_after": figures[1]}
+        )
+    return shown
+
+
+def _noise(suite: Suite, base: Base, first: Scored) -> float:
+    """How far a second measurement in other batches may be off: the larger end of its interval."""
+    if suite.settings.kind == "lm_eval":
+        return 0.0
+    name, knobs = suite.metric
+    settings = suite.settings.model_copy(update={"metric": {name: {**knobs, "batch_tokens": BATCH_TOKENS // 8}}})
+    again = replace(suite, settings=settings).score(base)
+    same_examples(first, again)
+    if np.array_equal(first.stats, again.stats):
+        return 0.0
+    found = change(first, again, margin=0.0, resamples=200).worse
+    return max(abs(found.low), abs(found.high))
+
+
+def _interval(found: Interval) -> dict[str, float | int]:
+    return {"mean": found.mean, "low": found.low, "high": found.high, "se": found.se, "n": found.n}

@@ -1,0 +1,138 @@
+"""Models by name on suites: the base once, then each tuned one beside it, and what is written about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text as Words
+
+from holdfast._errors import BadInput
+from holdfast.adapters.lora import load_adapted
+from holdfast.evaluation.certificate import write_json
+from holdfast.evaluation.comparison import Baseline, Comparison, at_chance, baseline, compare
+from holdfast.evaluation.report.headline import SPACE
+from holdfast.evaluation.suites import Suite, load_suite, load_suites
+
+EVALUATION = "evaluation.json"
+TONES = {"forgot": "bold red", "kept": "green", "improved": "green", "undecided": "yellow"}
+
+
+def comparisons(
+    base: str | Path,
+    tuned: Sequence[str | Path],
+    suites: Sequence[str | Path | Mapping[str, Any]],
+    *,
+    learnt: Sequence[str | Path | Mapping[str, Any]] = (),
+    noise: bool = True,
+    drift: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Comparison]:
+    """Each tuned model beside the base on the same suites; one model is in memory at a time.
+
+    Models are bases, folders of runs or of their `final/` or checkpoints, adapters or Hub ids; `learnt` are suites of
+    what was trained for. Raises BadInput where tokenizers differ and a metric would compare tokens with other tokens.
+    """
+    chosen = [*load_suites(suites), *(_learnt(load_suite(suite)) for suite in learnt)]
+    if not chosen:
+        raise BadInput("There is no suite to evaluate on. Name one, such as `--suite all`; see `holdfast suites list`.")
+    known, vocabulary = _known(base, chosen, noise, drift, say)
+    for name in tuned:
+        say(f"loading {name}")
+        model = load_adapted(model_folder(name))
+        if model.tokenizer.get_vocab() != vocabulary and (asked := _by_token(known)):
+            raise BadInput(
+                f"{name} and {base} have different tokenizers, and {', '.join(asked)} counts nats per token. Use the "
+                "metric bits_per_character."
+            )
+        yield compare(known, model, chosen, say=say)
+
+
+def model_folder(name: str | Path) -> str | Path:
+    """The model that a name stands for: of a run's folder, the one that it left."""
+    final = Path(name) / "final"
+    return final if final.is_dir() else name
+
+
+def write_evaluation(found: Comparison, folder: str | Path) -> Path:
+    """Write a comparison as `evaluation.json`, where reports look for it; returns the file."""
+    target = Path(folder) / EVALUATION
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(found.told(), target)
+    return target
+
+
+def render_comparison(found: Comparison) -> Table:
+    """The suites before and after as a table for the terminal, with the guide's scores below."""
+    table = Table("suite")
+    for column in ("n", "before", "after", "worse by [95 %]", "lost / gained", "verdict"):
+        table.add_column(column, justify="right")
+    for suite in found.suites:
+        change, verdict = found.changes[suite.name], found.verdicts[suite.name]
+        flips = "" if change.lost is None else f"{change.lost} / {change.gained}"
+        needs = f"\nneeds {change.needs:,}" if verdict == "undecided" and change.needs else ""
+        cells = (
+            f"{change.worse.n:,}",
+            f"{change.before.mean:.3f}",
+            f"{change.after.mean:.3f}",
+            f"{change.worse.mean:+.3f}\n[{change.worse.low:+.3f}, {change.worse.high:+.3f}]",
+            flips,
+        )
+        about = f"{suite.settings.role}, {found.before[suite.name].unit}"
+        known = verdict or ("at chance" if at_chance(suite, change.before) else "")
+        said = Words(f"{known}{needs}", style=TONES.get(known, "dim"))
+        table.add_row(Words(f"{suite.name}\n{about}"), *map(Words, cells), said)
+    table.caption = Words(_summary(found))
+    return table
+
+
+def render_comparisons(found: Sequence[Comparison]) -> Table:
+    """Several models beside one base: the guide's scores, verdicts counted, and which is best."""
+    best = max(found, key=lambda one: one.scores["stability_efficiency_score"])
+    table = Table("model")
+    for column in ("forgetting", "improvement", "balance", "stability-efficiency", "success", "forgot", "kept"):
+        table.add_column(column, justify="right")
+    for one in found:
+        scores, verdicts = one.scores, list(one.verdicts.values())
+        cells = (
+            f"{100 * scores['signed_overall_forgetting']:+.1f}{SPACE}%",
+            f"{100 * scores['overall_improvement']:+.1f}{SPACE}%",
+            f"{scores['balance_score']:.3f}",
+            f"{scores['stability_efficiency_score']:.3f}{' best' if one is best and len(found) > 1 else ''}",
+            "yes" if scores["is_successful"] else "no",
+            f"{verdicts.count('forgot')}",
+            f"{verdicts.count('kept') + verdicts.count('improved')}",
+        )
+        table.add_row(Words(one.model), *map(Words, cells))
+    table.caption = Words(f"against {found[0].base}; scores by the guide's formulas, verdicts by their intervals")
+    return table
+
+
+def _known(
+    base: str | Path, suites: Sequence[Suite], noise: bool, drift: bool, say: Callable[[str], None]
+) -> tuple[Baseline, dict[str, int]]:
+    """What the base did, and its vocabulary; the base itself is let go."""
+    say(f"loading {base}")
+    model = load_adapted(model_folder(base))
+    return baseline(model, suites, noise=noise, drift=drift, say=say), model.tokenizer.get_vocab()
+
+
+def _by_token(known: Baseline) -> list[str]:
+    return [name for name, scored in known.scores.items() if scored.unit in ("nats per token", "perplexity")]
+
+
+def _learnt(suite: Suite) -> Suite:
+    return Suite(suite.name, suite.settings.model_copy(update={"role": "learnt"}), suite.place, suite.given)
+
+
+def _summary(found: Comparison) -> str:
+    scores = found.scores
+    drift = "" if found.output is None else f" · output drift {found.output.mean:.3f} nats per token"
+    gaps = found.told()["unguarded"]
+    missing = f"\nNo suite guards: {', '.join(gaps)}." if gaps else ""
+    return (
+        f"forgetting {100 * scores['signed_overall_forgetting']:+.1f} % · improvement "
+        f"{100 * scores['overall_improvement']:+.1f} % · balance {scores['balance_score']:.3f}{drift}{missing}"
+    )
