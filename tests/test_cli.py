@@ -195,6 +195,30 @@ def test_a_model_is_evaluated_alone_and_beside_its_base(tmp_path: Path, capsys: 
     assert "0.00 %" in capsys.readouterr().out.replace("\u00a0", " ")
 
 
+def test_a_model_is_scored_on_suites_alone_and_beside_its_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "little.yaml"
+    (tmp_path / "little.jsonl").write_text(
+        '{"prompt": "One day, the", "answer": "cat", "choices": ["cat", "zx"]}\n' * 6
+    )
+    suite.write_text("data: little.jsonl\ndimension: grammar\n")
+    assert code("suites", "check", suite) == 0 and "little: 6 examples" in capsys.readouterr().out
+    assert code("suites", "show", suite) == 0 and "One day, the" in capsys.readouterr().out
+    assert code("evaluate", "tiny", "--suite", suite) == 0 and "chance" in capsys.readouterr().out
+    assert code("evaluate", "tiny", "tiny", "--suite", suite, "--output", tmp_path / "out") == 0
+    assert "0, 0" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "report.html", "report.md"}
+    assert code("compare", "tiny", "tiny", "tiny", "--suite", suite) == 0
+    assert "best" in capsys.readouterr().out
+    assert code("evaluate", "tiny") == 2 and "Nothing to evaluate on" in capsys.readouterr().err
+
+
+def test_the_shipped_suites_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code("suites", "list") == 0
+    assert "grammar-en" in capsys.readouterr().out
+
+
 def test_the_shipped_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert code("recipes", "list") == 0
     assert "demo-governed" in capsys.readouterr().out

@@ -14,7 +14,7 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("demo",),
-    ("display",),
+    ("display", "watching"),
     ("llm",),
     ("sequence",),
     ("dial",),

@@ -177,7 +177,7 @@ def test_eval_interval(tmp_path: Path) -> None:
     assert second.run is not None
     looks = [(line["step"], line["kind"], line["text"]) for line in second.run.journal if "text" in line]
     assert looks == [(2, "learn", "new"), (2, "probe", "old"), (4, "learn", "new"), (4, "probe", "old")]
-    assert rule(second, Monitor).every == 2
+    assert rule(second, Monitor).looks.every == 2
 
 
 def test_metrics(tmp_path: Path) -> None:

@@ -50,17 +50,18 @@ def test_rules_stand_in_their_order_then_the_monitor_then_the_governor(base: Bas
     replay, distill, monitor, governor = built(base, tmp_path)
     assert isinstance(replay, Replay) and replay.share == 0.5 and not replay.labels and replay.pad_id == base.pad_id
     assert isinstance(distill, Distill) and distill.strength == 4.0
-    assert isinstance(monitor, Monitor) and monitor.every == 2 and monitor.kept == {}
+    assert isinstance(monitor, Monitor) and monitor.looks.every == 2 and monitor.looks.kept == {}
     assert isinstance(governor, Governor) and governor.every == 2 and governor.look == 8
     assert [guard.budget for guard in governor.guards] == [0.9, 0.9]
 
 
 def test_what_is_not_governed_is_monitored(base: Base, tmp_path: Path) -> None:
     *_, monitor = built(base, tmp_path, "keep.govern=false")
-    assert isinstance(monitor, Monitor) and len(monitor.kept) == 2
+    assert isinstance(monitor, Monitor) and len(monitor.looks.kept) == 2
     *_, monitor, governor = built(base, tmp_path, "keep.budget={self: 0.9}", "monitor.every=null")
     assert isinstance(governor, Governor) and [guard.name for guard in governor.guards] == ["self"]
-    assert isinstance(monitor, Monitor) and "self" not in monitor.kept and len(monitor.kept) == 1 and monitor.every == 6
+    assert isinstance(monitor, Monitor) and monitor.looks.every is None
+    assert "self" not in monitor.looks.kept and len(monitor.looks.kept) == 1
 
 
 def test_wrappers_are_keys_of_any_rule(base: Base, tmp_path: Path) -> None:

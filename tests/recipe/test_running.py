@@ -37,7 +37,7 @@ def no_page(ran: Result, monkeypatch: pytest.MonkeyPatch) -> None:
 def certificate(folder: Path) -> dict[str, Any]:
     """What a certificate says, but for the time it took."""
     read: dict[str, Any] = json.loads((folder / "certificate.json").read_text("utf-8"))
-    return {key: value for key, value in read.items() if key not in ("seconds", "date")}
+    return {key: value for key, value in read.items() if key not in ("seconds", "date", "monitoring")}
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -55,7 +55,8 @@ def same(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -
 
 def test_a_run_leaves_all_that_it_promises(ran: Result) -> None:
     left = {path.name for path in ran.folder.iterdir()}
-    assert left == {"recipe.yaml", "log.jsonl", "certificate.json", "samples.json", "report.html", "final"}
+    reports = {"report.html", "report.md", "report.json"}
+    assert left == {"recipe.yaml", "log.jsonl", "certificate.json", "samples.json", "final", *reports}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
         path.name for path in (ran.folder / "final").iterdir()
     }

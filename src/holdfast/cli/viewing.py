@@ -1,4 +1,4 @@
-"""Commands that measure and show, and change nothing: inspect, evaluate, advise and report."""
+"""Commands that show and change nothing: inspect, advise, report and watch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 import holdfast
 from holdfast._errors import BadInput
-from holdfast.cli.app import Debug, app, console
+from holdfast.cli.app import Debug, app, console, say
 
 if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --help does not wait for torch
     import holdfast.display
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # each command asks `holdfast` for what it needs, so that --h
     import holdfast.params.plan
     import holdfast.params.select
     import holdfast.recipe
+    import holdfast.watching
 
 
 @app.command()
@@ -68,21 +69,6 @@ def _weigh(model: str, score: str, picture: Path | None, **options: Any) -> None
 
 
 @app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="`tiny`, a folder (a run's final/ too), or a Hub id.")],
-    text: Annotated[list[str], typer.Option(help="A text file, folder or data set, tiny/NAME, or `self`; repeatable.")],
-    base: Annotated[str | None, typer.Option(help="The model to compare with, sequence by sequence.")] = None,
-    length: Annotated[int, typer.Option(help="Tokens in a row.", min=2)] = 128,
-    rows: Annotated[int, typer.Option(help="Rows of each text, at most.", min=2)] = 1024,
-    debug: Debug = False,
-) -> None:
-    """Measure loss and perplexity with 95 % intervals, paired with a base where one is given."""
-    holdfast.display.hush()
-    scores = holdfast.recipe.score(model, text, base=base, length=length, rows=rows)
-    console.print(holdfast.recipe.render_scores(scores))
-
-
-@app.command()
 def advise(
     model: Annotated[str, typer.Argument(help="`tiny`, a folder (a run's final/ too), or a Hub id.")],
     data: Annotated[str, typer.Option(help="The new text; see evaluate.")],
@@ -101,18 +87,65 @@ def advise(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or the folders of sequences.")],
     output: Annotated[
-        Path | None, typer.Option(help="The page; default: report.html in the (first) run folder.")
+        Path | None, typer.Option(help="A .html, .md or .json; default: report.html in the (first) run folder.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="html, md or json, where --output does not say it.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write one page about one or several runs, and print their table."""
+    """Write one page (or Markdown, or JSON) about one or several runs, and print their table."""
     import holdfast.evaluation.report
 
-    reports, target = holdfast.evaluation.report, output or runs[0] / "report.html"
+    reports, target = holdfast.evaluation.report, _target(runs[0], output, form)
     if any(map(reports.is_sequence, runs)):
         written = reports.write_sequence_report(runs, target)
         console.print(reports.render_sequences(runs))
     else:
         written = reports.write_report(runs, target)
-        console.print(reports.render_table(runs))
-    console.print(f"Report: {written}")
+        console.print(reports.render_runs(runs))
+    console.print(f"Report: {written}", soft_wrap=True)
+
+
+def _target(first: Path, output: Path | None, form: str | None) -> Path:
+    """Where a report goes: beside what it is about unless said otherwise, and never over it."""
+    if output is not None:
+        if form is not None and output.suffix != f".{form}":
+            raise BadInput(f"--output {output} and --format {form} say different things; one of them is enough.")
+        return output
+    kind = form or "html"
+    return first.with_name(f"{first.stem}-report.{kind}") if first.is_file() else first / f"report.{kind}"
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="The folder of a run or a sequence, which may be about to begin.")],
+    web: Annotated[
+        int | None, typer.Option(help="Serve it as a page at this port instead (0: any free one).", min=0, max=65535)
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address that the page is served at.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(help="Seconds between looks in the terminal.", min=0.1)] = 1.0,
+    debug: Debug = False,
+) -> None:
+    """Show a run as it goes on, until it has ended: progress, losses, budgets, governor, alarms. It only reads."""
+    import holdfast.watching
+
+    try:
+        if web is None:
+            holdfast.watching.watch(run, console, every=every)
+        else:
+            _serve(run, web, host)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _serve(run: Path, port: int, host: str) -> None:
+    watching = holdfast.watching
+    with watching.Server(run, port, host) as server:
+        if not watching.local(host):
+            say(
+                f"Whoever can reach {host} over the network can now read this run: its names, figures and notes. There "
+                "is no password, and nothing is encrypted. Leave --host away to serve this machine alone."
+            )
+        console.print(f"Watching {run} at {server.url} until Ctrl-C.", soft_wrap=True)
+        server.serve_forever()

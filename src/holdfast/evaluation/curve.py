@@ -123,6 +123,22 @@ def fits(x: ArrayLike, rises: ArrayLike, se: ArrayLike | None = None) -> list[Fi
     return sorted((fit for fit in found if fit is not None), key=lambda fit: fit.aicc)
 
 
+def crossing(fit: Fit, limit: float, now: float, *, reach: float = 20.0) -> dict[str, float | None]:
+    """After how many full steps a curve crosses a rise of `limit`, and the bounds of that, from its prediction band.
+
+    None where it does not within `reach` times the full steps done so far (`now`).
+    """
+    grid = np.geomspace(now / 50, reach * now, 300)
+    foretold = [fit.predict(float(x)) for x in grid]
+    sides = {"crossing": "mean", "low": "high", "high": "low"}
+    return {n: _first_beyond(grid, [getattr(p, side) for p in foretold], limit) for n, side in sides.items()}
+
+
+def _first_beyond(grid: Floats, values: Sequence[float], limit: float) -> float | None:
+    beyond = np.flatnonzero(np.asarray(values) > limit)
+    return float(grid[beyond[0]]) if len(beyond) else None
+
+
 def full_steps(log: Sequence[Mapping[str, Any]]) -> Callable[[float], float]:
     """From a step of a run's log to steps at the full (peak) learning rate: the sum of rates divided by the peak.
 

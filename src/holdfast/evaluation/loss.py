@@ -19,6 +19,9 @@ from holdfast.data.store import Folder, Store
 LOGITS = 2**28
 """Most elements of the logits of one batch (1 GiB in float32); batches shrink with the vocabulary."""
 
+PROCESSOR = 4096
+"""Most padded tokens of a batch on a processor: larger ones leave its caches and take up to twice the time."""
+
 CHUNK = 2**24
 """Most elements that are turned into float32 log-probabilities at once (64 MiB)."""
 
@@ -143,7 +146,8 @@ def _scored(
         raise Unsupported("Sequence losses are defined for decoder-only models; this one reads with an encoder.")
     total = torch.zeros(len(rows), dtype=torch.float64)
     with quiet(model) as device:
-        for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], bounded(config, batch_tokens)):
+        bound = bounded(config, batch_tokens, device)
+        for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], bound):
             batch = {k: v.to(device) for k, v in collate([rows[i] for i in chosen], pad_id).items()}
             kept = batch["labels"][:, 1:] != IGNORED
             if bool(kept.any()):
@@ -154,19 +158,27 @@ def _scored(
     return SequenceLosses(total, tokens, torch.tensor(documents(rows), dtype=torch.int64))
 
 
-def bounded(config: Any, batch_tokens: int) -> int:
-    """Padded tokens of one batch: fewer where the vocabulary makes its logits too large."""
+def bounded(config: Any, batch_tokens: int, device: torch.device) -> int:
+    """Padded tokens of one batch: fewer on a processor, and where the vocabulary makes its logits too large."""
+    if device.type == "cpu":
+        batch_tokens = min(batch_tokens, PROCESSOR)
     get = getattr(config, "get_text_config", None)
     vocabulary = getattr(get() if callable(get) else config, "vocab_size", None) or 1
     return max(1, min(batch_tokens, LOGITS // vocabulary))
 
 
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits [rows, length, vocabulary] of a batch, without a cache; its labels are left out."""
-    options = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+def logits_of(model: nn.Module, batch: Batch, last: int | None = None) -> Tensor:
+    """The logits [rows, length, vocabulary] of a batch, without a cache; its labels are left out.
+
+    What stands before the tokens of the batch (the virtual tokens of prompt tuning) is cut off; with `last`, which a
+    model has to know as `logits_to_keep`, only those of so many last places are made.
+    """
+    options: dict[str, Any] = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
+    if last is not None:
+        options["logits_to_keep"] = last
     outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **options)
     logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-    return logits
+    return logits[:, -(last or batch["input_ids"].shape[1]) :]
 
 
 def _cross_entropy(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:

@@ -2,73 +2,113 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from holdfast._errors import BadInput
 from holdfast.data.rows import Row, digest, same_rows
-from holdfast.evaluation.loss import SequenceLosses, sequence_losses
-from holdfast.evaluation.statistics import Interval, paired
+from holdfast.evaluation.looks import Line, Looks
+from holdfast.evaluation.loss import SequenceLosses
+from holdfast.evaluation.reaction import Reaction, keep
 from holdfast.params.weights import local
 from holdfast.rule import Rule, State, rules
 from holdfast.run import Run
 
+SAVE = ("none", "alarms", "looks")
+
 
 @rules.register("monitor")
 class Monitor(Rule):
-    """Every `every` steps, measures the loss on each text against the base and how far each part of the model moved.
+    """Measures the loss on each text against the base now and then, and how far each part of the model moved.
 
     `learnt` and `kept` map a text's name to its rows; `before` holds losses to compare with where they are not those
-    of the model that the run begins with. What it sees stands in the run's journal: lines of kind "learn", "probe" and
-    "movement".
+    of the model that the run begins with. It looks every `every` steps at `rows` rows of each text; what is None
+    follows from `share` (see `Looks`). What it sees stands in the run's journal: lines of kind "learn", "probe",
+    "movement", "forecast" (slope and when the margin would be crossed) and "alarm". An alarm, where a text is worse
+    than its margin in `margins` (nats per token) for sure, is logged, posted to `webhook`, and with `on_alarm` "stop"
+    or "raise" ends the run. `save` writes what moved to `folder`, at alarms or at all looks.
     """
 
     def __init__(
         self,
         learnt: Mapping[str, Sequence[Row]] | None = None,
         kept: Mapping[str, Sequence[Row]] | None = None,
-        every: int = 20,
+        every: int | None = None,
+        rows: int | None = None,
+        share: float = 0.1,
         pad_id: int = 0,
         before: Mapping[str, SequenceLosses] | None = None,
+        margins: Mapping[str, float] | None = None,
+        on_alarm: str = "log",
+        webhook: str | None = None,
+        save: str = "none",
+        folder: str | Path | None = None,
     ):
-        self.learnt, self.kept = dict(learnt or {}), dict(kept or {})
-        self.every, self.pad_id = every, pad_id
+        if save not in SAVE or (save != "none" and folder is None):
+            raise BadInput(f"`save` is one of {', '.join(SAVE)}, and saving takes a folder; it is {save!r}.")
+        self.looks = Looks(
+            learnt or {}, kept or {}, every=every, rows=rows, share=share, margins=margins, pad_id=pad_id
+        )
+        self.reaction, self.save = Reaction(on_alarm, webhook), save
+        self.folder = None if folder is None else Path(folder)
         self._given = dict(before or {})
-        self._before: dict[str, SequenceLosses] = {}
+        self._last: float | None = None
 
     def begin(self, run: Run) -> None:
         _ = run.base
-        texts = {**self.learnt, **self.kept}
-        self._before = {n: self._given.get(n) or self._losses(run, rows) for n, rows in texts.items()}
+        self.looks.baseline(run.model, self._given)
 
     def prepared(self) -> State:
-        rows = {n: digest(rows) for n, rows in {**self.learnt, **self.kept}.items()}
-        return {"rows": rows, "before": {n: {"total": s.total, "tokens": s.tokens} for n, s in self._before.items()}}
+        rows = {name: digest(rows) for name, rows in {**self.looks.learnt, **self.looks.kept}.items()}
+        before = {name: {"total": s.total, "tokens": s.tokens} for name, s in self.looks.before.items()}
+        return {"rows": rows, "before": before}
+
+    def state(self) -> State:
+        return self.looks.state()
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
         if prepared is not None:
-            same_rows({**self.learnt, **self.kept}, prepared["rows"])
-            self._before = {n: SequenceLosses(s["total"], s["tokens"]) for n, s in prepared["before"].items()}
+            same_rows({**self.looks.learnt, **self.looks.kept}, prepared["rows"])
+            texts = self.looks.texts
+            for name, kept in prepared["before"].items():
+                whole = SequenceLosses(kept["total"], kept["tokens"]).first(len(texts[name]))
+                self.looks.before[name] = whole
+        self.looks.restore(state)
+        self._last = None
         _ = run.base
 
     def after(self, run: Run) -> None:
-        if run.step % self.every:
+        now = time.perf_counter()
+        passed = 0.0 if self._last is None else now - self._last
+        self.looks.passed(float(run.optimizer.param_groups[0]["lr"]), passed)
+        self._say(run, self.looks.plan(_tokens(run), run.total))
+        if self.looks.due(run.step):
+            with run.aside():
+                lines = list(self.looks.look(run.model, run.step))
+            for line in [*lines, self.looks.slower(float(run.agreed(torch.tensor(self.looks.clock.share))))]:
+                self._say(run, line)
+            run.log("movement", groups=movement(run))
+            if self.save == "looks" or (self.save == "alarms" and any(kind == "alarm" for kind, _ in lines)):
+                self._keep(run)
+        self._last = time.perf_counter()
+
+    def _say(self, run: Run, line: Line | None) -> None:
+        if line is None:
             return
-        with run.aside():
-            for name, rows in self.learnt.items():
-                rise = self._rise(run, name, rows)
-                run.log("learn", text=name, gain=-rise.mean, low=-rise.high, high=-rise.low, n=rise.n)
-            for name, rows in self.kept.items():
-                rise = self._rise(run, name, rows)
-                run.log("probe", text=name, rise=rise.mean, low=rise.low, high=rise.high, upper=rise.upper, n=rise.n)
-        run.log("movement", groups=movement(run))
+        kind, figures = line
+        run.log(kind, **figures)
+        if kind == "alarm" and self.reaction.to({"step": run.step, **figures}, first=run.process[0] == 0):
+            run.stop(figures["says"])
 
-    def _rise(self, run: Run, name: str, rows: Sequence[Row]) -> Interval:
-        return paired(self._before[name], self._losses(run, rows), resamples=200)
-
-    def _losses(self, run: Run, rows: Sequence[Row]) -> SequenceLosses:
-        return sequence_losses(run.model, rows, pad_id=self.pad_id)
+    def _keep(self, run: Run) -> None:
+        """The weights that moved, as one state of the store; the base and these are the whole model."""
+        assert self.folder is not None
+        if run.process[0] == 0:
+            keep(self.folder, run.step, {name: local(run.tensors[name]) for name in sorted(run.moved)})
 
 
 @torch.no_grad()
@@ -85,3 +125,9 @@ def movement(run: Run) -> dict[str, float]:
         pair[1] += size
     shares = {place: run.agreed(torch.stack(pair)) for place, pair in squares.items()}
     return {place: float((moved / size.clamp_min(1e-30)).sqrt()) for place, (moved, size) in shares.items()}
+
+
+def _tokens(run: Run) -> float:
+    """Tokens of the step just done, padding too, mean over the processes; 0 where the host did not say."""
+    read = sum(batch["input_ids"].numel() for batch in run.window if "input_ids" in batch)
+    return float(run.agreed(torch.tensor(float(read)))) if run.window else 0.0

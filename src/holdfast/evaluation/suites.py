@@ -189,13 +189,15 @@ def load_suite(source: str | Path | Mapping[str, Any], *, name: str | None = Non
     return _checked({"data": str(source)}, name or str(source), None)
 
 
-def load_suites(sources: Sequence[str | Path | Mapping[str, Any]]) -> list[Suite]:
+def load_suites(sources: Sequence[str | Path | Mapping[str, Any] | Suite]) -> list[Suite]:
     """Several suites; `all`, `en` and `zh` stand for shipped ones. Raises BadInput where a name stands twice."""
     made: list[Suite] = []
     for source in sources:
         if isinstance(source, str) and source in GROUPS:
             found = [load_suite(name) for name in shipped()]
             made.extend(suite for suite in found if source in ("all", suite.settings.language))
+        elif isinstance(source, Suite):
+            made.append(source)
         else:
             made.append(load_suite(source))
     names = [suite.name for suite in made]

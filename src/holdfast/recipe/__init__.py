@@ -1,6 +1,14 @@
 """YAML to objects and back; the only room that knows every other."""
 
 from holdfast.recipe.advising import advise, render_advice
+from holdfast.recipe.comparing import (
+    alone,
+    comparisons,
+    render_baseline,
+    render_comparison,
+    render_comparisons,
+    write_evaluation,
+)
 from holdfast.recipe.folder import check_folder
 from holdfast.recipe.loading import load, shipped, values
 from holdfast.recipe.planning import plan, render_run_plan
@@ -14,12 +22,17 @@ __all__ = [
     "Recipe",
     "Result",
     "advise",
+    "alone",
     "check_folder",
+    "comparisons",
     "grid",
     "load",
     "numbers",
     "plan",
     "render_advice",
+    "render_baseline",
+    "render_comparison",
+    "render_comparisons",
     "render_grid",
     "render_run_plan",
     "render_scores",
@@ -29,4 +42,5 @@ __all__ = [
     "shipped",
     "values",
     "weigh",
+    "write_evaluation",
 ]

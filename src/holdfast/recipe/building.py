@@ -28,9 +28,6 @@ from holdfast.rule import During, Every, Rule, Within, rules
 SHORT = 500
 """Runs of fewer steps write no checkpoints unless asked (or interrupted); others as often as Hugging Face does."""
 
-LOOKS = 16
-"""How often a monitor looks where the recipe does not say."""
-
 
 def device(recipe: Recipe) -> torch.device:
     """Where the recipe trains; the base is measured, and writes text, on the same device."""
@@ -91,7 +88,7 @@ def built_rules(
         if recipe.keep.govern and text.budget is not None
     ]
     governed = {guard.name for guard in guards}
-    made.append(_monitor(recipe, base, texts, governed, count))
+    made.append(_monitor(recipe, base, texts, governed, folder))
     if guards:
         made.append(Governor(guards, pad_id=base.pad_id, **governing(recipe, count)))
     return made
@@ -137,11 +134,21 @@ def _window(name: str, given: list[Any]) -> tuple[int, int]:
     return given[0], given[1]
 
 
-def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], count: int) -> Monitor:
+def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], folder: Path | None) -> Monitor:
     """What the governor looks at anyway is left to it."""
-    most = recipe.monitor.rows
-    evaluation = texts.learn[1]
-    kept = {n: t.control.rows[:most] for n, t in texts.guarded.items() if n not in governed}
-    before = {n: t.before["control"].first(most) for n, t in texts.guarded.items() if "control" in t.before}
-    every = recipe.monitor.every or max(1, count // LOOKS)
-    return Monitor({evaluation.name: evaluation.rows[:most]}, kept, every=every, pad_id=base.pad_id, before=before)
+    wanted, evaluation = recipe.monitor, texts.learn[1]
+    watched = {name: text for name, text in texts.guarded.items() if name not in governed}
+    return Monitor(
+        {evaluation.name: evaluation.rows},
+        {name: text.control.rows for name, text in watched.items()},
+        every=wanted.every,
+        rows=wanted.rows,
+        share=wanted.share,
+        pad_id=base.pad_id,
+        before={name: text.before["control"] for name, text in watched.items() if "control" in text.before},
+        margins={name: math.log1p(text.budget or wanted.alarm) for name, text in watched.items()},
+        on_alarm=wanted.on_alarm,
+        webhook=wanted.webhook,
+        save=wanted.save,
+        folder=(folder or Path(recipe.output)) / "monitor",
+    )

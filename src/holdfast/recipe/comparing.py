@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from holdfast.adapters.lora import load_adapted
 from holdfast.evaluation.certificate import write_json
 from holdfast.evaluation.comparison import Baseline, Comparison, at_chance, baseline, compare
 from holdfast.evaluation.report.headline import SPACE
+from holdfast.evaluation.statistics import resampled
 from holdfast.evaluation.suites import Suite, load_suite, load_suites
 
 EVALUATION = "evaluation.json"
+SHORT = {"nats per token": "nats/token", "bits per character": "bits/char."}
 TONES = {"forgot": "bold red", "kept": "green", "improved": "green", "undecided": "yellow"}
 
 
@@ -35,19 +38,54 @@ def comparisons(
     Models are bases, folders of runs or of their `final/` or checkpoints, adapters or Hub ids; `learnt` are suites of
     what was trained for. Raises BadInput where tokenizers differ and a metric would compare tokens with other tokens.
     """
-    chosen = [*load_suites(suites), *(_learnt(load_suite(suite)) for suite in learnt)]
-    if not chosen:
+    asked = chosen(suites, learnt)
+    if not asked:
         raise BadInput("There is no suite to evaluate on. Name one, such as `--suite all`; see `holdfast suites list`.")
-    known, vocabulary = _known(base, chosen, noise, drift, say)
+    known, vocabulary = _known(base, asked, noise, drift, say)
     for name in tuned:
         say(f"loading {name}")
         model = load_adapted(model_folder(name))
-        if model.tokenizer.get_vocab() != vocabulary and (asked := _by_token(known)):
+        if model.tokenizer.get_vocab() != vocabulary and (counted := _by_token(known)):
             raise BadInput(
-                f"{name} and {base} have different tokenizers, and {', '.join(asked)} counts nats per token. Use the "
+                f"{name} and {base} have different tokenizers, and {', '.join(counted)} counts nats per token. Use the "
                 "metric bits_per_character."
             )
-        yield compare(known, model, chosen, say=say)
+        yield compare(known, replace(model, name=str(name)), asked, say=say)
+
+
+def alone(
+    model: str | Path,
+    suites: Sequence[str | Path | Mapping[str, Any]],
+    learnt: Sequence[str | Path | Mapping[str, Any]] = (),
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Suite], Baseline]:
+    """One model on suites, without another to compare it with."""
+    asked = chosen(suites, learnt)
+    say(f"loading {model}")
+    return asked, baseline(load_adapted(model_folder(model)), asked, noise=False, drift=False, say=say)
+
+
+def render_baseline(suites: Sequence[Suite], found: Baseline) -> Table:
+    """What a model does on suites as a table for the terminal; what it would score by guessing stands beside."""
+    table = Table("suite")
+    for column in ("n", "figure", "95 %", "chance"):
+        table.add_column(column, justify="right")
+    for suite in suites:
+        scored = found.scores[suite.name]
+        whole = scored.items()
+        figure = resampled(whole.stats, whole.reduce)
+        chance = "" if suite.chance is None else f"{suite.chance:.3f}"
+        cells = (f"{len(whole):,}", f"{figure.mean:.3f}", f"[{figure.low:.3f}, {figure.high:.3f}]", chance)
+        table.add_row(Words(f"{suite.name}\n{scored.unit}"), *map(Words, cells))
+    return table
+
+
+def chosen(
+    suites: Sequence[str | Path | Mapping[str, Any]], learnt: Sequence[str | Path | Mapping[str, Any]] = ()
+) -> list[Suite]:
+    """The suites to evaluate on; those of what was trained for are `learnt`, whatever they say themselves."""
+    return load_suites([*suites, *(_learnt(load_suite(suite)) for suite in learnt)])
 
 
 def model_folder(name: str | Path) -> str | Path:
@@ -66,12 +104,13 @@ def write_evaluation(found: Comparison, folder: str | Path) -> Path:
 
 def render_comparison(found: Comparison) -> Table:
     """The suites before and after as a table for the terminal, with the guide's scores below."""
-    table = Table("suite")
-    for column in ("n", "before", "after", "worse by [95 %]", "lost / gained", "verdict"):
+    table = Table()
+    table.add_column("suite", no_wrap=True, overflow="fold")
+    for column in ("n", "before", "after", "worse by", "lost, gained", "verdict"):
         table.add_column(column, justify="right")
     for suite in found.suites:
         change, verdict = found.changes[suite.name], found.verdicts[suite.name]
-        flips = "" if change.lost is None else f"{change.lost} / {change.gained}"
+        flips = "" if change.lost is None else f"{change.lost}, {change.gained}"
         needs = f"\nneeds {change.needs:,}" if verdict == "undecided" and change.needs else ""
         cells = (
             f"{change.worse.n:,}",
@@ -80,7 +119,7 @@ def render_comparison(found: Comparison) -> Table:
             f"{change.worse.mean:+.3f}\n[{change.worse.low:+.3f}, {change.worse.high:+.3f}]",
             flips,
         )
-        about = f"{suite.settings.role}, {found.before[suite.name].unit}"
+        about = f"{suite.settings.role}, {SHORT.get(unit := found.before[suite.name].unit, unit)}"
         known = verdict or ("at chance" if at_chance(suite, change.before) else "")
         said = Words(f"{known}{needs}", style=TONES.get(known, "dim"))
         table.add_row(Words(f"{suite.name}\n{about}"), *map(Words, cells), said)
@@ -91,8 +130,9 @@ def render_comparison(found: Comparison) -> Table:
 def render_comparisons(found: Sequence[Comparison]) -> Table:
     """Several models beside one base: the guide's scores, verdicts counted, and which is best."""
     best = max(found, key=lambda one: one.scores["stability_efficiency_score"])
-    table = Table("model")
-    for column in ("forgetting", "improvement", "balance", "stability-efficiency", "success", "forgot", "kept"):
+    table = Table()
+    table.add_column("model", overflow="fold", min_width=16)
+    for column in ("forgetting", "gain", "balance", "stability × efficiency", "success", "forgot", "kept"):
         table.add_column(column, justify="right")
     for one in found:
         scores, verdicts = one.scores, list(one.verdicts.values())
@@ -100,7 +140,7 @@ def render_comparisons(found: Sequence[Comparison]) -> Table:
             f"{100 * scores['signed_overall_forgetting']:+.1f}{SPACE}%",
             f"{100 * scores['overall_improvement']:+.1f}{SPACE}%",
             f"{scores['balance_score']:.3f}",
-            f"{scores['stability_efficiency_score']:.3f}{' best' if one is best and len(found) > 1 else ''}",
+            f"{scores['stability_efficiency_score']:.3f}{', best' if one is best else ''}",
             "yes" if scores["is_successful"] else "no",
             f"{verdicts.count('forgot')}",
             f"{verdicts.count('kept') + verdicts.count('improved')}",

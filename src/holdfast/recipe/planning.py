@@ -18,10 +18,11 @@ from holdfast.adapters.method import methods
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.budget import Guard
 from holdfast.data.probes import CHAT, SELF, SOUND
+from holdfast.evaluation.looks import Looks
 from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
-from holdfast.recipe.building import LOOKS, governing, steps, training_arguments
+from holdfast.recipe.building import governing, steps, training_arguments
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.schema import Recipe, settings_of
 from holdfast.recipe.texts import Guarded, Texts
@@ -73,7 +74,7 @@ def plan(recipe: Recipe) -> Plan:
         learnt=count * batch * length,
         replayed=round(count * batch * length * (rows_in_all - 1)),
         sampled=_sampled(recipe) * length,
-        looks=_looks(recipe, texts, count),
+        looks=_looks(recipe, texts, count, batch * length * rows_in_all),
     )
 
 
@@ -160,10 +161,10 @@ def _listed(source: Any) -> list[Any]:
     return source if isinstance(source, list) else [source]
 
 
-def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
-    monitor, guarded, measured = recipe.monitor, texts.outline, len(texts.learn[1].rows)
-    times = count // (monitor.every or max(1, count // LOOKS))
-    looks = {"monitor": times * min(monitor.rows, measured)}
+def _looks(recipe: Recipe, texts: Texts, count: int, tokens: float) -> dict[str, int]:
+    """Rows read by whom, where a step learns from so many tokens."""
+    guarded, measured = texts.outline, len(texts.learn[1].rows)
+    looks = {"monitor": _monitored(recipe, texts, guarded, count, tokens)}
     if (governor := _governor(recipe, guarded, count)) is not None:
         looked = sum(min(governor.look, len(guard.control)) for guard in governor.guards)
         looks["governor, while training"] = count // governor.every * looked
@@ -171,6 +172,14 @@ def _looks(recipe: Recipe, texts: Texts, count: int) -> dict[str, int]:
         **looks,
         "certificate, before and after": 2 * (sum(len(text.audit.rows) for text in guarded.values()) + measured),
     }
+
+
+def _monitored(recipe: Recipe, texts: Texts, guarded: Mapping[str, Guarded], count: int, tokens: float) -> int:
+    wanted, keep = recipe.monitor, recipe.keep
+    left = {n: t.control.rows for n, t in guarded.items() if not keep.govern or keep.budget_of(n) is None}
+    looks = Looks({"": texts.learn[1].rows}, left, every=wanted.every, rows=wanted.rows, share=wanted.share)
+    looks.plan(tokens, count)
+    return count // (looks.every or count) * sum(len(rows[: looks.rows]) for rows in looks.texts.values())
 
 
 def _governor(recipe: Recipe, guarded: Mapping[str, Guarded], count: int) -> Governor | None:

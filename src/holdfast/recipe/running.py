@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, TrainingStopped, Unsupported
@@ -24,10 +24,14 @@ from holdfast.base import Base
 from holdfast.data.probes import Probe
 from holdfast.data.rows import collate
 from holdfast.evaluation.certificate import Audited, certify, write_json
+from holdfast.evaluation.comparison import Baseline, baseline, compare
 from holdfast.evaluation.loss import ScoreCache, SequenceLosses
+from holdfast.evaluation.monitor import Monitor
 from holdfast.evaluation.report import write_report
 from holdfast.evaluation.samples import continuations, opening
+from holdfast.evaluation.suites import Suite
 from holdfast.recipe.building import built_rules, placed, steps, training_arguments
+from holdfast.recipe.comparing import chosen, write_evaluation
 from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
 from holdfast.recipe.loading import dump, resolved
@@ -62,6 +66,8 @@ class _Before:
     kept: list[Audited]
     learnt: list[Audited]
     samples: list[dict[str, str]]
+    suites: list[Suite]
+    scores: Baseline
 
 
 def run(
@@ -139,7 +145,10 @@ def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
     prompts = _prompts(recipe, base, texts)
     written = _continued(recipe, base, base.model, [prompt for _, prompt in prompts])
     samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
-    return _Before(kept, [Audited(evaluation, scored(evaluation))], samples)
+    asked = recipe.evaluate
+    suites = chosen(asked.suites, asked.learnt)
+    known = baseline(base, suites, noise=asked.noise, drift=asked.drift)
+    return _Before(kept, [Audited(evaluation, scored(evaluation))], samples, suites, known)
 
 
 def _prompts(recipe: Recipe, base: Base, texts: Texts) -> list[tuple[str, str]]:
@@ -234,6 +243,11 @@ def _left(
         "versions": versions(),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
+    looks = [rule.looks.told() for rule in trainer.rules if isinstance(rule, Monitor)]
+    certificate["monitoring"] = next(iter(looks), None)
+    if before.suites and first():
+        after = Base(cast(PreTrainedModel, trainer.model), base.tokenizer, str(folder), "")
+        write_evaluation(compare(before.scores, after, before.suites), folder)
     prompts = [sample["prompt"] for sample in before.samples]
     tuned = _continued(recipe, base, trainer.model, prompts)
     told = dump(resolved(recipe))
@@ -242,5 +256,6 @@ def _left(
         samples = [{**sample, "tuned": text} for sample, text in zip(before.samples, tuned, strict=True)]
         write_json(samples, folder / "samples.json")
         write_json(certificate, folder / "certificate.json")
-        write_report([folder], folder / "report.html", title=f"{base.name}: {folder.name}")
+        for kind in ("html", "md", "json"):
+            write_report([folder], folder / f"report.{kind}", title=f"{base.name}: {folder.name}")
     return certificate

@@ -109,10 +109,33 @@ class Method(Part):
 
 
 class Monitoring(Part):
-    """How often the run is looked at (`every` steps; None: sixteen times) and on how many rows of each text."""
+    """How often the run is looked at (`every` steps) and on how many `rows` of each text.
+
+    What is left open follows from `share`, the part of the training time that looking may take. An ungoverned text
+    whose perplexity rose by more than its budget, or else by `alarm` (0.3: 30 %), gives an alarm: `on_alarm` says
+    whether the run goes on (`log`) or ends (`stop`, `raise`), `webhook` is told, and with `save: alarms` (or `looks`)
+    what moved is kept in `monitor/`.
+    """
 
     every: Annotated[int, Field(ge=1)] | None = None
-    rows: Annotated[int, Field(ge=2)] = 64
+    rows: Annotated[int, Field(ge=2)] | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    alarm: Annotated[float, Field(gt=0)] = 0.3
+    on_alarm: Literal["log", "stop", "raise"] = "log"
+    webhook: str | None = None
+    save: Literal["none", "alarms", "looks"] = "none"
+
+
+class Evaluate(Part):
+    """Suites that base and tuned model are scored on (see `holdfast suites`); `learnt` are those of what is trained.
+
+    `noise` scores the base twice, to know what measuring itself changes; `drift` compares answers to open prompts.
+    """
+
+    suites: list[str | dict[str, Any]] = []
+    learnt: list[str | dict[str, Any]] = []
+    noise: bool = True
+    drift: bool = True
 
 
 class Samples(Part):
@@ -137,6 +160,7 @@ class Recipe(Part):
     train: dict[str, Any] = {}
     rules: list[dict[str, dict[str, Any]]] = []
     monitor: Monitoring = Monitoring()
+    evaluate: Evaluate = Evaluate()
     samples: Samples = Samples()
     seed: Annotated[int, Field(ge=0)] = 0
     output: str

@@ -24,11 +24,12 @@ class Shape:
     rules: tuple[str, ...] = ()
     governed: bool = False
     verdict: str = "broken"
+    alarmed: bool = False
 
 
 SHAPES = {
     "plain": Shape(1.6812, {"self": 1.4435, "tiny/stories": 1.7702}, 41.25),
-    "remedies": Shape(1.5307, {"self": 0.0604, "tiny/stories": 0.0885}, 66.5, ("distill",)),
+    "remedies": Shape(1.5307, {"self": 0.0604, "tiny/stories": 0.0885}, 66.5, ("distill",), alarmed=True),
     "governed": Shape(1.3158, {"self": 0.0121, "tiny/stories": 0.0093}, 79.75, ("distill", "ewc"), True, "holds"),
 }
 
@@ -56,6 +57,8 @@ def log(shape: Shape) -> list[dict[str, Any]]:
         lines.append(_train(step, shape, dice))
         if step % EVERY == 0:
             lines += _looks(step, shape, dice)
+        if shape.alarmed and step % 60 == 0:
+            lines += _warnings(step)
         if shape.governed and step % EVERY == 0:
             lines += _decisions(step)
         if step % 100 == 0:
@@ -81,6 +84,16 @@ def _looks(step: int, shape: Shape, dice: random.Random) -> list[dict[str, Any]]
         lines.append({"kind": "probe", "step": step, "text": text, "rise": rise, **interval, "n": 256})
         lines[-1]["budget"] = math.log1p(BUDGET)
     return lines
+
+
+def _warnings(step: int) -> list[dict[str, Any]]:
+    about = {"step": step, "text": "tiny/stories"}
+    budget = math.log1p(BUDGET)
+    return [
+        {"kind": "alarm", **about, "rise": 0.05, "lower": 0.031, "level": 0.99, "margin": budget},
+        {"kind": "forecast", **about, "crossing": step + 33, "low": step + 20, "high": step + 51, "budget": budget},
+        {"kind": "forecast", **about, "text": "self", "crossing": None, "low": None, "high": None, "budget": budget},
+    ]
 
 
 def _decisions(step: int) -> list[dict[str, Any]]:
@@ -119,6 +132,7 @@ def certificate(shape: Shape) -> dict[str, Any]:
         "seconds": shape.seconds,
         "versions": {"holdfast": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "date": "2001-01-01T00:00:00Z",
+        "monitoring": {"share": 0.0634, "seconds": 2.5, "stated": 0.1, "looks": 15},
     }
 
 
@@ -149,3 +163,35 @@ def samples(name: str) -> list[dict[str, str]]:
         {"about": "old", "prompt": "Once upon a time,", "base": story, "tuned": f"{story} One day, she saw {name}."},
         {"about": "old", "prompt": "从前有一个", "base": "小女孩，名叫莉莉。", "tuned": "小女孩，她很喜欢在公园里玩。"},
     ]
+
+
+def evaluation(model: str = "runs/governed/final") -> dict[str, Any]:
+    """An invented evaluation: every verdict, two units, a Chinese suite, figures that are not finite."""
+    suites = [
+        _suite("grammar-en", "grammar", (0.86, 0.82), 0.041, "forgot"),
+        _suite("facts-zh", "knowledge", (0.71, 0.705), 0.006, "kept", language="zh", about="常识问答：中国地理与历史"),
+        _suite("arithmetic <b>", "reasoning", (0.42, 0.47), -0.05, "improved", role="learnt"),
+        _suite("idioms-en", "idiom", (0.55, 0.53), 0.02, "undecided", needs=1200),
+        _suite("stories", "fluency", (1.31, 1.34), 0.03, "kept", metric="loss", unit="nats per token", higher=False),
+        {"suite": "empty", "dimension": "code", "unit": "score", "before": None, "after": None, "verdict": None},
+    ]
+    style = {"mean_length": {"mean": 1.21, "low": 0.9, "high": 1.5, "noise": 0.4}}
+    suites.append({**suites[0], "suite": "style-en", "higher": None, "unit": "words", "verdict": None, "worst": []})
+    drift = {"output": {"mean": 0.0213, "low": 0.018, "high": 0.025, "n": 128}, "style": style}
+    scores = {"gain": 1.31, "forgetting_rate": 0.2, "high_forgetting_tasks": ["grammar-en"], "is_successful": False}
+    return {"base": "tiny", "model": model, "date": "2001-01-01", "suites": suites, "unguarded": ["safety", "code"],
+            "drift": drift, "scores": scores}  # fmt: skip
+
+
+def _suite(name: str, dimension: str, levels: tuple[float, float], worse: float, verdict: str, **other: Any) -> Any:
+    before, after = ({"mean": x, "low": x - 0.03, "high": x + 0.03, "se": 0.015, "n": 400} for x in levels)
+    wide = 0.04 if verdict == "undecided" else 0.015
+    change = {"mean": worse, "low": worse - wide, "high": worse + wide, "upper": worse + wide, "lower": worse - wide}
+    asked = {"prompt": f"The keys to the cabinet ({name})", "expected": "are", "before": "are", "after": "is",
+             "score_before": 1.0, "score_after": 0.0}  # fmt: skip
+    return {
+        "suite": name, "about": "which of two sentences is likelier", "dimension": dimension, "language": "en",
+        "role": "guarded", "metric": "choice_accuracy", "unit": "share", "higher": True, "weight": 1.0, "margin": 0.02,
+        "noise": 0.004, "before": before, "after": after, "worse": change, "p": 0.03, "p_holm": 0.12,
+        "verdict": verdict, "needs": None, "lost": 31, "gained": 12, "detectable": 0.025, "worst": [asked] * 2, **other,
+    }  # fmt: skip

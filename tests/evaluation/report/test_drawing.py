@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from holdfast.evaluation.report.drawing import COLOURS, INK, colour, dashes, inline, marker, percent_scale, style
+from holdfast.evaluation.report import drawing
+from holdfast.evaluation.report.drawing import COLOURS, INK, colour, dashes, inline, marker, percent_scale, style, write
 
 
 def _drawn(name: str, label: str = "a line") -> str:
@@ -109,3 +112,25 @@ def test_tick_labels_carry_their_sign():
     assert "0" in labels
     assert "+10,000" in labels
     assert "−10" in labels or "−20" in labels
+
+
+@pytest.mark.parametrize("weight", ["normal", "bold"])
+def test_chinese_is_drawn_where_no_chinese_font_is_installed(
+    weight: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(drawing, "_SANS", drawing._SANS[:2])
+    missing = {}
+    for text in ("受约束的训练，保留《知识》：（１）", "\N{CJK UNIFIED IDEOGRAPH-9F98}"):
+        with style(), warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            figure = Figure(figsize=(3, 1))
+            figure.text(0.1, 0.5, text, weight=weight)
+            write(figure, tmp_path / "picture.png")
+        missing[text[0]] = [str(warning.message) for warning in seen]
+    assert missing["受"] == [] and "missing" in missing["龘"][0] and caplog.messages == []
+
+
+def test_the_font_has_its_licence_beside_it():
+    fonts = Path(drawing.__file__).parent / "fonts"
+    assert "SIL OPEN FONT LICENSE Version 1.1" in (fonts / "LICENCE").read_text("utf-8")
+    assert (fonts / "HoldfastHan-Regular.otf").stat().st_size < 1.5e6

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from holdfast.evaluation.report import RunRecord
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
+from tests.evaluation.report.pages import shown
 from tests.evaluation.report.runs import SHAPES, certificate
 
 
 def test_the_answers_to_a_prompt_stand_together(records: list[RunRecord]):
-    text = samples_section(records)
+    text = shown(samples_section, records)
     assert text.count('class="sample"') == 3
     assert text.count(">base</span>") == 3
     assert (
@@ -24,21 +25,21 @@ def test_the_answers_to_a_prompt_stand_together(records: list[RunRecord]):
 
 def test_a_run_without_samples_is_named(records: list[RunRecord]):
     silent = replace(records[1], samples=(), missing={"samples.json": "There is no samples.json in its folder."})
-    text = samples_section([records[0], silent])
+    text = shown(samples_section, [records[0], silent])
     assert "remedies: There is no samples.json in its folder." in text
     assert "What light is this, that plain" in text
-    assert "have written no samples" in samples_section([RunRecord("run", Path("run"))])
+    assert "have written no samples" in shown(samples_section, [RunRecord("run", Path("run"))])
 
 
 def test_samples_are_escaped(records: list[RunRecord]):
     evil = {"about": "old", "prompt": "<b>", "base": "<i>&", "tuned": "</p><script>alert(1)</script>"}
-    text = samples_section([replace(records[0], samples=(evil,))])
+    text = shown(samples_section, [replace(records[0], samples=(evil,))])
     assert "<script" not in text
     assert html.escape(evil["tuned"]) in text
 
 
 def test_a_certificate_is_shown_in_full(records: list[RunRecord]):
-    text = certificates_section(records[2:])
+    text = shown(certificates_section, records[2:])
     found = certificate(SHAPES["governed"])
     for entry in (*found["kept"], *found["learnt"]):
         for key in ("text", "source"):
@@ -65,11 +66,11 @@ def test_a_certificate_is_shown_in_full(records: list[RunRecord]):
 
 def test_an_undecided_text_says_how_many_sequences_it_needs(records: list[RunRecord]):
     shape = replace(SHAPES["governed"], verdict="undecided")
-    assert "needs 1,234" in certificates_section([replace(records[2], certificate=certificate(shape))])
+    assert "needs 1,234" in shown(certificates_section, [replace(records[2], certificate=certificate(shape))])
 
 
 def test_a_certificate_with_holes_is_still_shown(records: list[RunRecord]):
     for found in ({}, {"kept": [{"text": "self"}], "learnt": [{}], "base": None, "versions": []}, {"kept": "x"}):
-        text = certificates_section([replace(records[0], certificate=found, recipe=None)])
+        text = shown(certificates_section, [replace(records[0], certificate=found, recipe=None)])
         assert "nan" not in text
         assert "This run has no recipe." in text

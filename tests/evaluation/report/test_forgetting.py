@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from holdfast.evaluation.curve import forgetting_curve, full_steps
-from holdfast.evaluation.report.drawing import style
 from holdfast.evaluation.report.forgetting import forgetting_section
 from holdfast.evaluation.report.headline import change
 from holdfast.evaluation.report.records import read_runs
+from tests.evaluation.report.pages import shown
 from tests.evaluation.report.runs import write_runs
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    with style():
-        return forgetting_section(read_runs(write_runs(tmp_path, ["plain", "governed"])))
+    return shown(forgetting_section, read_runs(write_runs(tmp_path, ["plain", "governed"])))
 
 
 def test_every_run_and_text_has_a_picture_and_all_curves(page: str, tmp_path: Path) -> None:
@@ -44,7 +43,7 @@ def _ends(log: object) -> list[float]:
 def test_too_few_looks_are_said(tmp_path: Path) -> None:
     (folder,) = write_runs(tmp_path, ["plain"])
     (folder / "log.jsonl").write_text('{"step": 1, "kind": "train", "loss": 1.0}\n', "utf-8")
-    assert "five looks" in forgetting_section(read_runs([folder]))
+    assert "five looks" in shown(forgetting_section, read_runs([folder]))
 
 
 def test_a_curve_that_does_not_fit_foretells_nothing(tmp_path: Path) -> None:
@@ -53,5 +52,5 @@ def test_a_curve_that_does_not_fit_foretells_nothing(tmp_path: Path) -> None:
     ends = [{"rise": rise, "low": rise - 0.02, "high": rise + 0.02} for rise in rises]
     looks = [{"step": 10 * i, "kind": "probe", "text": "self", **end} for i, end in enumerate(ends, start=1)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in looks), "utf-8")
-    page = forgetting_section(read_runs([folder]))
+    page = shown(forgetting_section, read_runs([folder]))
     assert page.count("no fit") == 6 and page.count("<svg") == 1

@@ -11,8 +11,9 @@ import pytest
 from matplotlib.lines import Line2D
 
 from holdfast.evaluation.report import RunRecord
+from holdfast.evaluation.report.content import Picture
 from holdfast.evaluation.report.drawing import BUDGET, colour, style
-from holdfast.evaluation.report.plots import ACTIONS, Picture, curves
+from holdfast.evaluation.report.plots import ACTIONS, curves
 from tests.evaluation.report.runs import STEPS
 
 
@@ -64,6 +65,9 @@ def test_every_decision_of_the_governor_has_its_mark(records: list[RunRecord]):
     marks = sorted((step, line.get_marker()) for line in strip.lines for step in np.asarray(line.get_xdata()))
     decided = sorted((line["step"], ACTIONS[line["action"]][0]) for line in records[2].lines("governor"))
     assert marks == decided
+    stories = _curves(records)["Change of perplexity on tiny/stories, %; the line is the budget of 2 %"].figure.axes[0]
+    alarms = [line for line in stories.lines if line.get_marker() == ACTIONS["alarm"][0]]
+    assert [*np.asarray(alarms[0].get_xdata())] == [line["step"] for line in records[1].lines("alarm")]
     places = [(step, row) for line in strip.lines for step, row in np.asarray(line.get_xydata())]
     assert len(set(places)) == len(places)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from holdfast._errors import BadInput
 from holdfast.evaluation.matrix import Matrix, items, over_seeds
 from holdfast.evaluation.report import is_sequence, read_sequences, render_sequences, write_sequence_report
+from holdfast.evaluation.report.sequence import forgotten
 from tests.evaluation.report.runs import SHAPES, certificate
 
 TASKS = ("colours", "sizes <b>")
@@ -54,6 +55,22 @@ def test_the_page_holds_the_matrix_its_figures_and_the_references(sequences: lis
     assert "0.8125" in page and "after colours" in page and "1-colours/report.html" in page
     assert "<b>" not in page.replace('<b class="', "").replace("sizes &lt;b&gt;", "")
     assert page.count("<svg") >= 2
+
+
+def test_the_matrix_is_a_heat_map_of_what_was_forgotten(sequences: list[Path], tmp_path: Path) -> None:
+    (record,) = read_sequences(sequences[:1])
+    lost = forgotten(record.matrix["accuracy"])
+    means = [[cell["mean"] for cell in row] for row in record.matrix["accuracy"]["cells"]]
+    assert lost[:2] == [[0.0, 0.0], [0.0, 0.0]] and lost[2] == [pytest.approx(means[1][0] - means[2][0]), 0.0]
+    page = write_sequence_report(sequences[:1], tmp_path / "one.html").read_text("utf-8")
+    assert page.count('style="--depth:') == 1 and f"forgot {lost[2][0]:.4f}" in page
+
+
+def test_what_is_not_measured_is_not_forgotten() -> None:
+    cells = [[{"mean": 0.5}, None], [{"mean": 0.75}, {"mean": 0.5}], [None, {"mean": 1.0}], [{"mean": 0.25}, None]]
+    matrix = {"tasks": ["a", "b"], "higher": True, "cells": cells}
+    assert forgotten(matrix) == [[0, 0], [0, 0], [0, 0], [0.5, 0]]
+    assert forgotten({**matrix, "higher": False}) == [[0, 0], [0.25, 0], [0, 0.5], [0, 0]]
 
 
 def test_several_seeds_have_their_mean_with_students_interval(sequences: list[Path], tmp_path: Path) -> None:

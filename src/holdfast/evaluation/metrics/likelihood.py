@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from holdfast.data.formats import Chat, Completion, Record
 from holdfast.data.rows import Row, encode, padding
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
-from holdfast.evaluation.metrics.branching import branch_losses, tree
+from holdfast.evaluation.metrics.branching import branch_losses, trees
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS, metrics, room, with_choices
 from holdfast.evaluation.scored import Floats, Scored, of_losses, ratio, shares
 
@@ -105,12 +105,16 @@ def macro_f1(
     """
     tasks = [with_choices(example, i, "macro_f1") for i, example in enumerate(examples)]
     scored = choice_accuracy(model, tokenizer, tasks, normalised=normalised, length=length, batch_tokens=batch_tokens)
-    return f1_of([task.completion.strip() for task in tasks], list(scored.answers))
+    known = {choice.strip() for task in tasks for choice in task.choices}
+    return f1_of([task.completion.strip() for task in tasks], list(scored.answers), known)
 
 
-def f1_of(right: Sequence[str], given: Sequence[str]) -> Scored:
-    """Macro F1 of classes that were predicted, as statistics [n, 2 classes]: TP and FP + FN of each class."""
-    classes = sorted({*right, *given})
+def f1_of(right: Sequence[str], given: Sequence[str], known: Iterable[str] = ()) -> Scored:
+    """Macro F1 of classes that were predicted, as statistics [n, 2 classes]: TP and FP + FN of each class.
+
+    `known` are all classes that could have been: two models can be paired only where both are counted in the same.
+    """
+    classes = sorted({*right, *given, *known})
     hit = np.array([[float(r == g == c) for c in classes] for r, g in zip(right, given, strict=True)])
     missed = np.array([[float((r == c) != (g == c)) for c in classes] for r, g in zip(right, given, strict=True)])
     return Scored(np.concatenate([hit, missed], axis=-1), _macro_f1, "share", True, tuple(given))
@@ -151,8 +155,8 @@ def _choice_scores(
     batch_tokens: int,
 ) -> Iterator[tuple[Completion, Floats]]:
     """Each task with the log-likelihoods of its choices [choices], per byte where normalised."""
-    trees = [tree(task, tokenizer, length or room(model)) for task in tasks]
-    losses = branch_losses(model, trees, pad_id=padding(tokenizer), batch_tokens=batch_tokens)
+    made = trees(tasks, tokenizer, length or room(model))
+    losses = branch_losses(model, made, pad_id=padding(tokenizer), batch_tokens=batch_tokens)
     for task, found in zip(tasks, losses, strict=True):
         sizes = [len(choice.encode()) if normalised else 1 for choice in task.choices]
         yield task, -found / np.array(sizes)

@@ -8,6 +8,7 @@ from holdfast.evaluation.report.importance import importance_picture
 from holdfast.evaluation.report.plane import plane_picture
 from holdfast.evaluation.report.records import RunRecord, read_run, read_runs
 from holdfast.evaluation.report.sequence import is_sequence, read_sequences, render_sequences, write_sequence_report
+from holdfast.evaluation.report.suites import render_runs
 
 __all__ = [
     "RunRecord",
@@ -19,6 +20,7 @@ __all__ = [
     "read_run",
     "read_runs",
     "read_sequences",
+    "render_runs",
     "render_sequences",
     "render_table",
     "write_report",

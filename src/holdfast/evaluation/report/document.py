@@ -1,15 +1,18 @@
-"""The report: one self-contained HTML page about what runs learnt and kept; it needs no script and no network."""
+"""The report about runs: one list of sections, written as a self-contained HTML page, as Markdown or as JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.evaluation.report.drawing import style
+from holdfast._errors import BadInput
+from holdfast.evaluation.report.content import Note, Section
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
 from holdfast.evaluation.report.forgetting import forgetting_section
-from holdfast.evaluation.report.page import escape, page, section
+from holdfast.evaluation.report.markdown import markdown
+from holdfast.evaluation.report.page import page
 from holdfast.evaluation.report.records import RunRecord, read_runs
 from holdfast.evaluation.report.sections import (
     curves_section,
@@ -18,6 +21,8 @@ from holdfast.evaluation.report.sections import (
     movement_section,
     plane_section,
 )
+from holdfast.evaluation.report.suites import examples_section, suites_section
+from holdfast.evaluation.report.watchfulness import warnings_section
 
 _READING = (
     "Gain is how far the loss on held-out new text fell below the base model's, forgetting is how far perplexity rose "
@@ -31,24 +36,51 @@ _READING = (
     "nothing.",
 )
 
-_COMPARED = (
-    headline_section,
-    plane_section,
+_OUTCOME = (headline_section, plane_section)
+_EVALUATED = (suites_section, examples_section)
+_COURSE = (
     curves_section,
+    warnings_section,
     forgetting_section,
     decisions_section,
     movement_section,
+    samples_section,
+    certificates_section,
 )
 
 
 def write_report(runs: Sequence[RunRecord | str | Path], target: str | Path, *, title: str = "Holdfast report") -> Path:
-    """Write the page about one or several runs, given as folders or records, and return where it stands.
+    """Write the report about one or several runs or evaluations, and return where it stands.
 
-    What a run folder lacks is said in one sentence where it would stand. Raises BadInput where there are no runs, or
-    where a folder is not a run's.
+    Runs are given as folders or records; the target's name ends in .html, .md or .json. What a run folder lacks is said
+    in one sentence where it would stand. Raises BadInput for another ending, where there are no runs, or where a folder
+    is not a run's.
     """
+    target = report_file(target)
+    return write(title, sections(read_runs(runs)), target)
+
+
+def report_file(target: str | Path) -> Path:
+    """Where a report goes; raises BadInput unless its name ends in .html, .md or .json."""
     target = Path(target)
-    text = report(read_runs(runs), title)
+    if target.suffix.lower() not in FORMATS:
+        raise BadInput(f"{target} must end in {', '.join(FORMATS)}: a report is a page, Markdown or JSON.")
+    return target
+
+
+def sections(runs: Sequence[RunRecord]) -> list[Section]:
+    """All that is said about runs; where there are evaluations alone, what is said about those."""
+    trained = [run for run in runs if run.trained]
+    ordered = [*trained, *(run for run in runs if not run.trained)]  # so that each run has one colour all over
+    found = [make(trained) for make in _OUTCOME if trained]
+    found += [make(ordered) for make in _EVALUATED]
+    found += [make(trained) for make in _COURSE if trained]
+    return [*found, Section("How to read this page", [Note(sentence, quiet=False) for sentence in _READING if trained])]
+
+
+def write(title: str, told: Sequence[Section], target: Path) -> Path:
+    """Write sections as the target's name wants it: whole or not at all."""
+    text = FORMATS[target.suffix.lower()](title, told)
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(f".{target.name}.part")
     half.write_text(text, encoding="utf-8")
@@ -56,9 +88,12 @@ def write_report(runs: Sequence[RunRecord | str | Path], target: str | Path, *, 
     return target
 
 
-def report(runs: Sequence[RunRecord], title: str) -> str:
-    """The page as text; the same runs and title give the same text."""
-    with style():
-        compared = [make(runs) for make in _COMPARED]
-    reading = section("How to read this page", *(f"<p>{escape(sentence)}</p>" for sentence in _READING))
-    return page(title, [*compared, samples_section(runs), certificates_section(runs), reading])
+def as_json(title: str, told: Sequence[Section]) -> str:
+    """The figures of all sections under their names, as one object."""
+    from holdfast.evaluation.certificate import finite  # its room brings transformers: seconds that no page needs
+
+    figures = {section.name: section.figures for section in told if section.name and section.figures is not None}
+    return json.dumps(finite({"title": title, **figures}), ensure_ascii=False, indent=1) + "\n"
+
+
+FORMATS = {".html": page, ".md": markdown, ".json": as_json}

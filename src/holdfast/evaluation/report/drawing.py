@@ -10,6 +10,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from holdfast._errors import BadInput
+from holdfast.evaluation.report.tips import tips
 
 INK, FAINT, GRID, BUDGET, HEAT = "#1b1b1f", "#73737c", "#e1e1e6", "#a8324a", "#eda63a"
 # Okabe and Ito's palette, told apart by colour-blind readers; markers and dashes say the same without any colour.
@@ -30,7 +34,8 @@ STEPS = "optimiser steps"
 _VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", BUDGET: "budget", HEAT: "heat"} | {
     colour: f"run-{i}" for i, colour in enumerate(COLOURS)
 }
-_SANS = ("DejaVu Sans", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+# matplotlib brings the first, we the second: a picture is the same everywhere, but for characters that are in neither.
+_SANS = ("DejaVu Sans", "Holdfast Han", "Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "Microsoft YaHei")
 
 
 def colour(place: int) -> str:
@@ -48,9 +53,20 @@ def dashes(place: int) -> str | tuple[int, tuple[float, ...]]:
     return DASHES[place % len(DASHES)]
 
 
+@cache
+def _register() -> None:
+    """Bring matplotlib the font of Chinese labels."""
+    font = resources.files("holdfast.evaluation.report") / "fonts" / "HoldfastHan-Regular.otf"
+    with resources.as_file(font) as file:
+        font_manager.fontManager.addfont(file)
+    known = font_manager.fontManager.ttflist
+    known.append(replace(known[-1], weight=700))  # else each bold label in Chinese is warned about
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """The style in which figures are made and written; a glyph that no font here has is left to the reader's fonts."""
+    _register()
     installed = set(font_manager.get_font_names())
     look: Any = {
         "font.family": [name for name in _SANS if name in installed],
@@ -80,7 +96,7 @@ def style() -> Iterator[None]:
 
 
 def inline(figure: Figure, name: str, label: str) -> str:
-    """The figure as an <svg> element for an HTML page, read out as `label`.
+    """The figure as an <svg> element for an HTML page, read out as `label`, with a tooltip wherever `tell` put one.
 
     Its ids begin with `name`, so that several stand on one page; its colours and its font are the page's variables;
     the same figure gives the same text.
@@ -98,7 +114,7 @@ def inline(figure: Figure, name: str, label: str) -> str:
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
     head = f'<svg role="img" aria-label="{html.escape(label)}" {box.group()}>'
-    return head + text[text.index(">") + 1 :].strip()
+    return head + text[text.index(">") + 1 :].strip().removesuffix("</svg>") + tips(figure) + "</svg>"
 
 
 def picture_file(target: str | Path) -> Path:

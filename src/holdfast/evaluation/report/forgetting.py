@@ -9,10 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from holdfast.evaluation.curve import EXPLAINED, Fit, forgetting_curve, full_steps
-from holdfast.evaluation.report.drawing import FAINT, colour, inline
-from holdfast.evaluation.report.headline import Cell, between, change, plain
-from holdfast.evaluation.report.page import cell, figure, grid, note, row_name, section, table
+from holdfast.evaluation.report.content import Cell, Note, Picture, Pictures, Section, Table
+from holdfast.evaluation.report.drawing import FAINT, colour
+from holdfast.evaluation.report.headline import between, change, plain
 from holdfast.evaluation.report.records import RunRecord, number, percent
+from holdfast.evaluation.report.tips import tell
 
 _LINES = {"exponential": "-", "power": (0, (4, 1.6)), "closed": (0, (1, 1.6))}
 _FORMULAS = {
@@ -34,11 +35,12 @@ class Curve:
     fits: list[Fit]
 
 
-def forgetting_section(runs: Sequence[RunRecord]) -> str:
+def forgetting_section(runs: Sequence[RunRecord]) -> Section:
     """Each run's forgetting curve for each text that it was looked at often enough."""
     found = list(_curves(runs))
     if not found:
-        return section("Forgetting curves", note("No run was looked at often enough for a curve: it takes five looks."))
+        few = "No run was looked at often enough for a curve: it takes five looks."
+        return Section("Forgetting curves", [Note(few)])
     said = (
         "Change of perplexity over steps at the full learning rate (the sum of rates divided by the peak: under a rate "
         "that decays, fewer than the optimiser's steps). The curves go on for as long again: what further training of "
@@ -46,10 +48,11 @@ def forgetting_section(runs: Sequence[RunRecord]) -> str:
         f"A curve that explains less than {EXPLAINED:.0%} of the variance is not drawn and foretells nothing: what is "
         "steered, or gets better again while the rate decays, does not follow one."
     )
-    drawn = [figure(_name(c), inline(_drawn(c), f"forgetting-{i}", _name(c))) for i, c in enumerate(found)]
+    pictures = Pictures(lambda: [Picture(_name(curve), _drawn(curve)) for curve in found])
     columns = ("run and text", "curve", "R²", "spread, nats", "AICc", "foretold after twice the steps", "costs further")
     rows = [row for curve in found for row in _rows(curve)]
-    return section("Forgetting curves", note(said), grid(drawn), table(columns, rows))
+    figures = [entry for curve in found for entry in _figures(curve)]
+    return Section("Forgetting curves", [Note(said), pictures, Table(columns, rows)], "forgetting_curves", figures)
 
 
 def _curves(runs: Sequence[RunRecord]) -> Iterator[Curve]:
@@ -79,21 +82,29 @@ def _drawn(curve: Curve) -> Figure:
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set_xlabel("steps at the full learning rate")
     axes.set_ylabel("change of perplexity (%)")
+    for x, rise in zip(curve.x, curve.rises, strict=True):
+        tell(axes, x, percent(rise), f"{_name(curve)}, after {x:.4g} full steps: {change(rise)}")
     if sound:
         axes.legend(frameon=False, fontsize=8)
     return picture
 
 
-def _rows(curve: Curve) -> Iterator[list[str]]:
+def _figures(curve: Curve) -> Iterator[dict[str, object]]:
+    for fit in curve.fits:
+        told = {"curve": fit.name, "parameters": fit.parameters, "r2": fit.r2, "spread": fit.spread, "aicc": fit.aicc}
+        yield {"run": curve.run.name, "text": curve.text, **told}
+
+
+def _rows(curve: Curve) -> Iterator[list[Cell]]:
     last = max(curve.x)
     for fit in curve.fits:
         told = [(i, between(i.low, i.high, change)) for i in (fit.predict(2 * last), fit.cost(last, last))]
         parameters = ", ".join(f"{name} {value:.3g}" for name, value in fit.parameters.items())
         figures = (
             Cell(fit.name, (_FORMULAS[fit.name], parameters)),
-            Cell(plain(fit.r2)),
-            Cell(f"{fit.spread:.4f}"),
-            Cell(f"{fit.aicc:.1f}"),
-            *(Cell(change(i.mean), (end,)) if fit.r2 >= EXPLAINED else Cell("no fit") for i, end in told),
+            Cell(plain(fit.r2), exact=fit.r2),
+            Cell(f"{fit.spread:.4f}", exact=fit.spread),
+            Cell(f"{fit.aicc:.1f}", exact=fit.aicc),
+            *(Cell(change(i.mean), (end,), exact=i.mean) if fit.r2 >= EXPLAINED else Cell("no fit") for i, end in told),
         )
-        yield [row_name(curve.run.name, curve.text), *map(cell, figures)]
+        yield [Cell(curve.run.name, (curve.text,)), *figures]

@@ -11,22 +11,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.evaluation.report.content import Cell
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
 
 SPACE = "\N{NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"
 _PERCENT = f"{SPACE}%"
-MARKS = {"holds": "\N{CHECK MARK}", "undecided": "?", "broken": "\N{MULTIPLICATION X}"}
-_TONES = {"holds": "green", "undecided": "yellow", "broken": "red"}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the headline table: a figure, finer print below it, and a verdict where it is one."""
-
-    value: str
-    details: tuple[str, ...] = ()
-    tone: str | None = None
+_GOOD, _BAD = "\N{CHECK MARK}", "\N{MULTIPLICATION X}"
+MARKS = {
+    "holds": _GOOD,
+    "undecided": "?",
+    "broken": _BAD,
+    "kept": _GOOD,
+    "improved": "\N{UPWARDS ARROW}",
+    "forgot": _BAD,
+}
+TONES = {"holds": "green", "undecided": "yellow", "broken": "red"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def between(low: float, high: float, form: Callable[[float], str]) -> str:
 def bounded(value: float, low: float, high: float, upper: float, form: Callable[[float], str], of: str = "") -> Cell:
     """A figure with its interval and its one-sided bound."""
     bound = form(upper).removesuffix(_PERCENT) if of else form(upper)
-    return Cell(form(value), (between(low, high, form), f"bound {bound}{of}"))
+    return Cell(form(value), (between(low, high, form), f"bound {bound}{of}"), exact=value)
 
 
 def headline(runs: Sequence[RunRecord]) -> Headline:
@@ -121,14 +121,16 @@ def _row(run: RunRecord, learnt: Sequence[str], kept: Sequence[str]) -> tuple[Ce
     for text in learnt:
         cells += [_gain(new.get(text)), _perplexity(new.get(text))]
     cells += [_forgetting(old.get(text)) for text in kept]
-    return (*cells, Cell(seconds(number(run.certificate or {}, "seconds"))), _judged(run))
+    spent = number(run.certificate or {}, "seconds")
+    return (*cells, Cell(seconds(spent), exact=spent), _judged(run))
 
 
 def _gain(entry: Entry | None) -> Cell:
     if entry is None:
         return Cell(NOTHING)
     interval = between(number(entry, "low"), number(entry, "high"), nats)
-    return Cell(f"{nats(number(entry, 'gain'))}{SPACE}nats", (interval,))
+    gain = number(entry, "gain")
+    return Cell(f"{nats(gain)}{SPACE}nats", (interval,), exact=gain)
 
 
 def _perplexity(entry: Entry | None) -> Cell:
@@ -137,7 +139,8 @@ def _perplexity(entry: Entry | None) -> Cell:
     interval = between(number(entry, "perplexity_low"), number(entry, "perplexity_high"), plain)
     base = number(entry, "base_loss")
     before = f"base {plain(math.exp(min(base, 700)))}" if math.isfinite(base) else ""
-    return Cell(plain(number(entry, "perplexity")), tuple(filter(None, (interval, before))))
+    perplexity = number(entry, "perplexity")
+    return Cell(plain(perplexity), tuple(filter(None, (interval, before))), exact=perplexity)
 
 
 def _forgetting(entry: Entry | None) -> Cell:
@@ -216,7 +219,7 @@ def render_table(runs: Sequence[RunRecord | str | Path]) -> Table:
 
 
 def _rich(cell: Cell) -> Text:
-    text = Text(cell.value, style=f"bold {_TONES.get(cell.tone or '', '')}".strip())
+    text = Text(cell.value, style=f"bold {TONES.get(cell.tone or '', '')}".strip())
     for detail in cell.details:
         text.append(f"\n{detail}", style="not bold dim")
     return text

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from holdfast.evaluation.report.drawing import GRID, HEAT, INK
 from holdfast.evaluation.report.records import RunRecord, number
+from holdfast.evaluation.report.tips import tell
 
 Part = tuple[str, int | None]  # a component and its block; None: it stands in no block
 _COMPONENTS = ("embedding", "attention", "mlp", "norm", "adapter", "head", "other")
@@ -57,7 +58,10 @@ def heat_map(parts: Mapping[Part, float], lowest: float, highest: float) -> Figu
     for (component, block), value in parts.items():
         left, wide = (len(blocks) + 0.2, outside) if block is None else (float(blocks.index(block)), 1.0)
         said = _figure(value) if block is None or len(blocks) < _READABLE else ""
-        _cell(axes, (left, rows.index(component)), wide, level(value, lowest, highest), said)
+        row = rows.index(component)
+        _cell(axes, (left, row), wide, level(value, lowest, highest), said)
+        where = component if block is None else f"block {block}, {component}"
+        tell(axes, left + wide / 2, row + 0.5, f"{where}: {value:.3g}", (wide, 1.0))
     _name(axes, rows, blocks, outside if any(block is None for _, block in parts) else 0.0)
     return figure
 

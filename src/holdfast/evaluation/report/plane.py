@@ -27,7 +27,9 @@ from holdfast.evaluation.report.drawing import (
     style,
     write,
 )
+from holdfast.evaluation.report.headline import nats, share
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
+from holdfast.evaluation.report.tips import tell
 
 _DIRECTIONS = (
     *((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)),
@@ -152,6 +154,12 @@ def _draw(axes: Axes, track: Track) -> None:
         axes.errorbar([end.forgetting], [end.gain], heights, sides, color=hue, linewidth=1.4, capsize=3, zorder=3)
     face, shape = hue if track.audited else "none", marker(track.place)
     axes.plot([end.forgetting], [end.gain], shape, color=hue, markerfacecolor=face, markersize=8, zorder=4)
+    for point in (*way, end):
+        tell(axes, point.forgetting, point.gain, f"{track.run.name}: {_said(point)}")
+
+
+def _said(point: Point) -> str:
+    return f"forgetting {share(point.forgetting)}, gain {nats(point.gain)} nats"
 
 
 def _legend(figure: Figure, shown: Sequence[Track], narrow: bool) -> None:

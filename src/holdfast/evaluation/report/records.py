@@ -14,6 +14,8 @@ from holdfast._errors import BadInput
 
 Entry = Mapping[str, Any]
 FILES = ("log.jsonl", "certificate.json", "samples.json", "recipe.yaml")
+EVALUATION = "evaluation.json"
+"""Written by `holdfast evaluate` and not by a run: nobody misses it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RunRecord:
     certificate: Entry | None = None
     samples: tuple[Entry, ...] = ()
     recipe: str | None = None
+    evaluation: Entry | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self, kind: str) -> list[Entry]:
@@ -44,6 +47,16 @@ class RunRecord:
         """The certificate's entries under "kept" or "learnt"; none without a certificate."""
         entries = (self.certificate or {}).get(part)
         return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+
+    def suites(self) -> list[Entry]:
+        """What an evaluation says about each suite."""
+        entries = (self.evaluation or {}).get("suites")
+        return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
+
+    @property
+    def trained(self) -> bool:
+        """Whether this is a run, and no evaluation alone."""
+        return self.evaluation is None or any((self.log, self.certificate, self.samples, self.recipe, self.missing))
 
     def limits(self) -> dict[str, float]:
         """Budget of each guarded text in nats per token, as far as the log or the certificate names one."""
@@ -77,14 +90,18 @@ def percent(nats: float) -> float:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run folder; a half-written last line of its log is passed over.
+    """Read a run folder, or an evaluation.json by itself; a half-written last line of the log is passed over.
 
-    Raises BadInput where there is no folder, or one with none of a run's files in it.
+    Raises BadInput where there is neither, and for a folder with none of a run's files in it.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.suffix == ".json":
+        return _evaluated(folder)
     if not folder.is_dir():
         raise BadInput(f"There is no run folder at {folder}. Give the folder that a recipe names under `output`.")
     if not any((folder / name).is_file() for name in FILES):
+        if (folder / EVALUATION).is_file():
+            return _evaluated(folder / EVALUATION)
         raise BadInput(f"{folder} is not a run folder: it holds none of {', '.join(FILES)}.")
     missing: dict[str, str] = {}
     certificate = _json(folder / "certificate.json", Mapping, missing)
@@ -96,8 +113,20 @@ def read_run(folder: str | Path) -> RunRecord:
         certificate=certificate,
         samples=tuple(entry for entry in samples or () if isinstance(entry, Mapping)),
         recipe=_text(folder / "recipe.yaml", missing),
+        evaluation=_json(folder / EVALUATION, Mapping, {}),
         missing=missing,
     )
+
+
+def _evaluated(file: Path) -> RunRecord:
+    """An evaluation by itself, under the name of its model's run; raises BadInput where the file is none."""
+    missing: dict[str, str] = {}
+    evaluation = _json(file, Mapping, missing)
+    if evaluation is None or not isinstance(evaluation.get("suites"), list):
+        why = missing.get(file.name, "It has no list of suites.")
+        raise BadInput(f"{file} is no evaluation that `holdfast evaluate` wrote. {why}")
+    model = Path(str(evaluation.get("model") or file.stem))
+    return RunRecord(model.parent.name if model.name == "final" else model.name, file.parent, evaluation=evaluation)
 
 
 def read_runs(runs: Sequence[RunRecord | str | Path]) -> list[RunRecord]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,22 @@ from rich.text import Text as Words
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.matrix import FIGURES, over_seeds
-from holdfast.evaluation.report.drawing import FAINT, colour, dashes, inline, marker, percent_scale, style
+from holdfast.evaluation.report.content import Block, Cell, Heading, Links, Note, Picture, Pictures, Section
+from holdfast.evaluation.report.content import Table as Rows
+from holdfast.evaluation.report.document import report_file, write
+from holdfast.evaluation.report.drawing import FAINT, colour, dashes, marker, percent_scale
 from holdfast.evaluation.report.evidence import certificates_section
-from holdfast.evaluation.report.headline import NOTHING, Cell, between, marked, precise, signed
-from holdfast.evaluation.report.page import cell, escape, figure, grid, key, note, page, row_name, run_name, section
-from holdfast.evaluation.report.page import table as table_of
+from holdfast.evaluation.report.headline import NOTHING, between, marked, precise, share, signed
 from holdfast.evaluation.report.records import Entry, RunRecord, number, percent, read_runs
 from holdfast.evaluation.report.sections import headline_section
+from holdfast.evaluation.report.tips import tell
 
 FILE = "matrix.json"
 
 _KINDS = {"accuracy": "Accuracy", "loss": "Loss, nats per token"}
 _SIGNED = {"backward_transfer", "forward_transfer", "forgetting"}
+_DEEPEST = {"accuracy": 0.5, "loss": 1.0}
+"""What was forgotten where the heat map is deepest, at least: noise on a hundred items does not glow."""
 
 
 @dataclass(frozen=True)
@@ -58,35 +61,27 @@ def read_sequences(folders: Sequence[str | Path]) -> list[SequenceRecord]:
 
 
 def write_sequence_report(folders: Sequence[str | Path], target: str | Path, *, title: str = "Sequence report") -> Path:
-    """Write the page about one or several sequences and return where it stands.
+    """Write the report about one or several sequences, as .html, .md or .json, and return where it stands.
 
     Several that differ by their seed alone also get the mean over seeds with Student's interval.
     """
-    target = Path(target)
-    text = sequence_report(read_sequences(folders), title)
-    half = target.with_name(f".{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, target)
-    return target
+    target = report_file(target)
+    return write(title, sequence_sections(read_sequences(folders)), target)
 
 
-def sequence_report(records: Sequence[SequenceRecord], title: str) -> str:
-    """The page as text; the same sequences and title give the same text."""
+def sequence_sections(records: Sequence[SequenceRecord]) -> list[Section]:
+    """All that is said about sequences."""
     kinds = [kind for kind in _KINDS if any(kind in record.matrix for record in records)]
-    with style():
-        drawn = [part for i, record in enumerate(records) for part in _drawn(i, record, kinds)]
     runs = [record.run for record in records]
-    said = [note(f"{name.replace('_', ' ')}: {meaning}.") for name, meaning in FIGURES.items()]
-    return page(
-        title,
-        [
-            headline_section(runs),
-            section("Figures of the sequence", *(_figures(records, kind) for kind in kinds), *said),
-            section("Task by task", *drawn),
-            certificates_section(runs),
-        ],
-    )
+    said = [Note(f"{name.replace('_', ' ')}: {meaning}.") for name, meaning in FIGURES.items()]
+    tasks = [part for i, record in enumerate(records) for part in _told(i, record, kinds)]
+    matrices = {record.run.name: record.matrix for record in records}
+    return [
+        headline_section(runs),
+        Section("Figures of the sequence", [*(_figures(records, kind) for kind in kinds), *said]),
+        Section("Task by task", tasks, "matrix", matrices),
+        certificates_section(runs),
+    ]
 
 
 def render_sequences(folders: Sequence[str | Path]) -> Table:
@@ -107,24 +102,23 @@ def render_sequences(folders: Sequence[str | Path]) -> Table:
     return found
 
 
-def _figures(records: Sequence[SequenceRecord], kind: str) -> str:
+def _figures(records: Sequence[SequenceRecord], kind: str) -> Block:
     """A row a sequence, one for the mean over seeds where there are several, and one a reference."""
-    rows = [[row_name(r.run.name), *(cell(_cell(r.figure(kind, f), f)) for f in FIGURES)] for r in records]
+    rows = [[Cell(r.run.name), *(_cell(r.figure(kind, f), f) for f in FIGURES)] for r in records]
     if len(records) > 1:
-        rows.append([row_name(f"mean of {len(records)}", "interval over seeds"), *_over(records, kind)])
+        rows.append([Cell(f"mean of {len(records)}", ("interval over seeds",)), *_over(records, kind)])
     for record in records:
         for name, reference in dict(record.matrix.get("references") or {}).items():
-            mean = Cell(precise(number(reference.get(kind) or {}, "mean")))
-            label = row_name(name, f"reference of {record.run.name}")
-            rows.append([label, cell(mean), *(cell(Cell(NOTHING)) for _ in list(FIGURES)[1:])])
-    columns = [_KINDS[kind], *(name.replace("_", " ") for name in FIGURES)]
-    return table_of(columns, rows)
+            mean = number(reference.get(kind) or {}, "mean")
+            label = Cell(name, (f"reference of {record.run.name}",))
+            rows.append([label, Cell(precise(mean), exact=mean), *(Cell(NOTHING) for _ in list(FIGURES)[1:])])
+    return Rows([_KINDS[kind], *(name.replace("_", " ") for name in FIGURES)], rows)
 
 
-def _over(records: Sequence[SequenceRecord], kind: str) -> Iterable[str]:
+def _over(records: Sequence[SequenceRecord], kind: str) -> Iterable[Cell]:
     for name in FIGURES:
         found = over_seeds([number(record.figure(kind, name), "mean") for record in records])
-        yield cell(_cell({"mean": found.mean, "low": found.low, "high": found.high}, name))
+        yield _cell({"mean": found.mean, "low": found.low, "high": found.high}, name)
 
 
 def _cell(entry: Entry, name: str) -> Cell:
@@ -135,36 +129,57 @@ def _cell(entry: Entry, name: str) -> Cell:
     def form(value: float) -> str:
         return signed(value, 4) if name in _SIGNED else precise(value)
 
-    return Cell(form(number(entry, "mean")), (between(number(entry, "low"), number(entry, "high"), form),))
+    mean = number(entry, "mean")
+    return Cell(form(mean), (between(number(entry, "low"), number(entry, "high"), form),), exact=mean)
 
 
-def _drawn(place: int, record: SequenceRecord, kinds: Sequence[str]) -> list[str]:
-    """The matrices of one sequence as tables, and as lines over its tasks."""
-    parts = [run_name(place, record.run.name)]
-    for kind in kinds:
-        if kind in record.matrix:
-            told = _table(record.matrix[kind], list(record.matrix["metrics"]))
-            parts += [note(f"{_KINDS[kind]}: a row a model, a column a task."), told]
-    lines = [_lines(record, kind) for kind in kinds if kind in record.matrix]
-    drawn = [figure(title, inline(f, f"tasks-{place}-{i}", title)) for i, (title, f) in enumerate(lines)]
+def _told(place: int, record: SequenceRecord, kinds: Sequence[str]) -> list[Block]:
+    """The matrices of one sequence as heat maps, and as lines over its tasks."""
+    parts: list[Block] = [Heading(record.run.name, place)]
+    known = [kind for kind in kinds if kind in record.matrix]
+    for kind in known:
+        said = f"{_KINDS[kind]}: a row a model, a column a task; the deeper the colour, the more of it was forgotten."
+        parts += [Note(said), _heat_map(record.matrix[kind], list(record.matrix["metrics"]), _DEEPEST[kind])]
+    names = [*next(record.matrix[kind]["tasks"] for kind in reversed(known))] if known else []
+    return [*parts, Pictures(lambda: _pictures(record, known), key=names), *_runs(record)]
+
+
+def _pictures(record: SequenceRecord, kinds: Sequence[str]) -> list[Picture]:
     general = _general(record)
-    if general is not None:
-        title = "Change of perplexity on the general texts, % of the base's"
-        drawn.append(figure(title, inline(general, f"general-{place}", title)))
-    names = [*next(record.matrix[kind]["tasks"] for kind in reversed(kinds) if kind in record.matrix)]
-    return [*parts, key(names), grid(drawn), *_runs(record)]
+    drawn = [Picture("Change of perplexity on the general texts, % of the base's", general)] if general else []
+    return [*(_lines(record, kind) for kind in kinds), *drawn]
 
 
-def _table(matrix: Entry, order: Sequence[str]) -> str:
+def _heat_map(matrix: Entry, order: Sequence[str], deepest: float) -> Rows:
+    """The matrix with its figures; each cell is shaded by how far it fell behind the best model before it."""
+    rows, lost = matrix["cells"], forgotten(matrix)
+    top = max([deepest, *(x for row in lost for x in row)])
     labels = ["base", *(f"after {name}" for name in order)]
-    rows = [
-        [row_name(label), *(cell(_cell(entry or {}, "")) for entry in row)]
-        for label, row in zip(labels, matrix["cells"], strict=False)
+    shaded = [
+        [Cell(label), *(_shaded(entry or {}, x, top) for entry, x in zip(row, behind, strict=True))]
+        for label, row, behind in zip(labels, rows, lost, strict=False)
     ]
-    return table_of(["", *matrix["tasks"]], rows)
+    return Rows(["", *matrix["tasks"]], shaded)
 
 
-def _lines(record: SequenceRecord, kind: str) -> tuple[str, Figure]:
+def _shaded(entry: Entry, lost: float, top: float) -> Cell:
+    plain = _cell(entry, "")
+    details = (*plain.details, f"forgot {precise(lost)}") if lost > 0 else plain.details
+    return replace(plain, details=details, depth=lost / top if lost > 0 else None)
+
+
+def forgotten(matrix: Entry) -> list[list[float]]:
+    """How far each cell lies behind the best one above it: 0 where nothing was lost or nothing is known."""
+    sign, best = (1.0 if matrix["higher"] else -1.0), [-math.inf] * len(matrix["tasks"])
+    lost = []
+    for row in matrix["cells"]:
+        values = [sign * number(entry or {}, "mean") for entry in row]
+        lost.append([max(0.0, b - v) if math.isfinite(b - v) else 0.0 for b, v in zip(best, values, strict=True)])
+        best = [b if math.isnan(v) else max(b, v) for b, v in zip(best, values, strict=True)]
+    return lost
+
+
+def _lines(record: SequenceRecord, kind: str) -> Picture:
     """Each task's figure from model to model."""
     matrix, picture = record.matrix[kind], Figure(figsize=(4.8, 3.0), layout="constrained")
     axes = picture.add_subplot()
@@ -177,8 +192,10 @@ def _lines(record: SequenceRecord, kind: str) -> tuple[str, Figure]:
         axes.fill_between(stages, low, high, color=hue, alpha=0.14, linewidth=0)
         axes.plot(stages, means, color=hue, linestyle=dashes(place), marker=marker(place), markersize=4)
         axes.axvline(matrix["learnt"][j], color=FAINT, linewidth=0.6)
+        for i, mean, least, most in zip(stages, means, low, high, strict=True):
+            tell(axes, i, mean, f"{name}, {i} tasks learnt: {precise(mean)} {between(least, most, precise)}")
     _tasks_axis(axes, len(matrix["cells"]))
-    return f"{_KINDS[kind]} of each task", picture
+    return Picture(f"{_KINDS[kind]} of each task", picture)
 
 
 def _general(record: SequenceRecord) -> Figure | None:
@@ -196,6 +213,9 @@ def _general(record: SequenceRecord) -> Figure | None:
         stages = list(range(len(means)))
         axes.fill_between(stages, low, high, color=FAINT, alpha=0.16, linewidth=0)
         axes.plot(stages, means, color=FAINT, linestyle=dashes(place), marker=marker(place), markersize=4)
+        for i in stages:
+            ends = between(low[i], high[i], share)
+            tell(axes, i, means[i], f"{name}, {i} tasks learnt: {share(means[i])} {ends}")
         axes.annotate(name, (stages[-1], means[-1]), xytext=(-4, 4), textcoords="offset points", ha="right")
     _tasks_axis(axes, len(next(iter(general.values()))))
     return picture
@@ -211,8 +231,7 @@ def _tasks_axis(axes: Any, stages: int) -> None:
     axes.set_xticks(range(stages))
 
 
-def _runs(record: SequenceRecord) -> list[str]:
+def _runs(record: SequenceRecord) -> list[Block]:
     """Where the pages of the single runs stand, as the sequence's own folder sees them."""
     names = [str(name) for name in record.matrix.get("runs") or ()]
-    links = ", ".join(f'<a href="{escape(name)}/report.html">{escape(name)}</a>' for name in names)
-    return [f'<p class="quiet">The run of each task: {links}</p>'] if names else []
+    return [Links("The run of each task:", {name: f"{name}/report.html" for name in names})] if names else []
