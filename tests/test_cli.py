@@ -39,6 +39,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+REPORTS = ("report.html", "report.json", "report.md")
+
+
 def code(*arguments: str | Path) -> int:
     """The exit code of a command line."""
     with pytest.raises(SystemExit) as left:
@@ -260,7 +263,7 @@ def test_the_demo_makes_three_runs_and_replaces_the_old_ones_at_the_end(
     assert code("demo", "--quick", "--output", place) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "Total time" in told and all(name in told for name in ("plain", "remedies", "governed", "base:"))
-    assert sorted(path.name for path in place.iterdir()) == ["governed", "plain", "remedies", "report.html"]
+    assert sorted(path.name for path in place.iterdir()) == ["governed", "plain", "remedies", *REPORTS]
     assert [path.name for path in place.parent.iterdir()] == ["demo"]
     assert yaml.safe_load((place / "plain/recipe.yaml").read_text())["output"] == str(place / "plain")
 

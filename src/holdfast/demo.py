@@ -14,9 +14,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from holdfast.display import Display
-from holdfast.evaluation.report import render_table, write_report
+from holdfast.evaluation.report import FORMATS, render_table, write_report
 from holdfast.recipe import load, run
 
+TITLE = "Three ways to spend the same steps"
 RUNS = ("plain", "remedies", "governed")
 """Each is the shipped recipe demo-NAME."""
 
@@ -34,7 +35,8 @@ def demo(output: Path, console: Console, *, quick: bool = False) -> bool:
     try:
         if not _made(output, aside, console, QUICK if quick else ()):
             return False
-        write_report([aside / name for name in RUNS], aside / "report.html", title="Three ways to spend the same steps")
+        for ending in FORMATS:
+            write_report([aside / name for name in RUNS], aside / f"report{ending}", title=TITLE)
         _swapped(aside, output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -51,7 +51,8 @@ def same(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -
 def test_a_sequence_leaves_a_run_per_task_and_its_own_outcome(ran: Outcome) -> None:
     left = {path.name for path in ran.folder.iterdir()}
     runs = {"1-colours", "2-sizes", "3-plays"}
-    assert left == {*runs, "recipe.yaml", "matrix.json", "certificate.json", "report.html", "final", "scores"}
+    reports = {"report.html", "report.json", "report.md"}
+    assert left == {*runs, "recipe.yaml", "matrix.json", "certificate.json", *reports, "final", "scores"}
     assert all((ran.folder / name / "certificate.json").is_file() for name in runs)
     assert same(weights(ran.folder), weights(ran.folder / "3-plays"))
     assert "3-plays" in (ran.folder / "report.html").read_text("utf-8")

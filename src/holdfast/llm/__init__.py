@@ -12,6 +12,11 @@ from holdfast.llm.config import (
 )
 from holdfast.llm.continual import LLMContinualLearningFramework
 from holdfast.llm.dynamics import ForgettingDynamicsModel, simulate_forgetting_scenarios
+from holdfast.llm.evaluating.comprehensive import ComprehensiveForgettingEvaluator
+from holdfast.llm.evaluating.framework import ForgettingEvaluationFramework
+from holdfast.llm.evaluating.knowledge import DomainKnowledgeEvaluator
+from holdfast.llm.evaluating.tasks import ModelEvaluator
+from holdfast.llm.evaluating.watch import ForgettingMonitor
 from holdfast.llm.frozen_adaptive import FrozenAdaptiveLLM, create_frozen_adaptive_llm
 from holdfast.llm.isolation import (
     ParallelAdapterManager,
@@ -27,8 +32,12 @@ from holdfast.llm.replaying import PrioritizedReplayTrainer, ReplayDataset, Simp
 __all__ = [
     "AdaptiveLearningRate",
     "BaseLLM",
+    "ComprehensiveForgettingEvaluator",
+    "DomainKnowledgeEvaluator",
     "EWCTrainer",
     "ForgettingDynamicsModel",
+    "ForgettingEvaluationFramework",
+    "ForgettingMonitor",
     "FrozenAdaptiveLLM",
     "FrozenAdaptiveManager",
     "FrozenConfig",
@@ -36,6 +45,7 @@ __all__ = [
     "LLMConfig",
     "LLMContinualLearningFramework",
     "LLMResponse",
+    "ModelEvaluator",
     "ParallelAdapterManager",
     "ParameterImportance",
     "ParameterImportanceAnalyzer",

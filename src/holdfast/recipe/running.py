@@ -27,7 +27,7 @@ from holdfast.evaluation.certificate import Audited, certify, write_json
 from holdfast.evaluation.comparison import Baseline, baseline, compare
 from holdfast.evaluation.loss import ScoreCache, SequenceLosses
 from holdfast.evaluation.monitor import Monitor
-from holdfast.evaluation.report import write_report
+from holdfast.evaluation.report import FORMATS, write_report
 from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite
 from holdfast.recipe.building import built_rules, placed, steps, training_arguments
@@ -256,6 +256,6 @@ def _left(
         samples = [{**sample, "tuned": text} for sample, text in zip(before.samples, tuned, strict=True)]
         write_json(samples, folder / "samples.json")
         write_json(certificate, folder / "certificate.json")
-        for kind in ("html", "md", "json"):
-            write_report([folder], folder / f"report.{kind}", title=f"{base.name}: {folder.name}")
+        for ending in FORMATS:
+            write_report([folder], folder / f"report{ending}", title=f"{base.name}: {folder.name}")
     return certificate

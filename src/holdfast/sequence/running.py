@@ -17,7 +17,7 @@ from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import load_base
 from holdfast.data.rows import Rows
-from holdfast.evaluation.report import write_sequence_report
+from holdfast.evaluation.report import FORMATS, write_sequence_report
 from holdfast.recipe.building import placed
 from holdfast.recipe.loading import dump, parse, written_out
 from holdfast.recipe.running import Progress, Result
@@ -85,7 +85,8 @@ def run(recipe: SequenceRecipe, *, resume: bool = False, progress: Progress | No
         certificate, matrix = write_outcome(
             recipe, material, stages, {"name": name, "digest": digest}, folder, compared, ended=True
         )
-        write_sequence_report([folder], folder / "report.html", title=f"{name}: {folder.name}")
+        for ending in FORMATS:
+            write_sequence_report([folder], folder / f"report{ending}", title=f"{name}: {folder.name}")
         return Outcome(folder, certificate, matrix)
 
 

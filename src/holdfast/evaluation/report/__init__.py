@@ -1,6 +1,6 @@
 """What a reader gets to see of runs: the page, the plane as a picture, and the table for the terminal."""
 
-from holdfast.evaluation.report.document import write_report
+from holdfast.evaluation.report.document import FORMATS, write_report
 from holdfast.evaluation.report.drawing import picture_file
 from holdfast.evaluation.report.frontier import frontier_picture
 from holdfast.evaluation.report.headline import render_table
@@ -11,6 +11,7 @@ from holdfast.evaluation.report.sequence import is_sequence, read_sequences, ren
 from holdfast.evaluation.report.suites import render_runs
 
 __all__ = [
+    "FORMATS",
     "RunRecord",
     "frontier_picture",
     "importance_picture",

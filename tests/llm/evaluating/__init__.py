@@ -1,0 +1,1 @@
+"""The guide's evaluators: what they read, measure, mark and pair."""
