@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from holdfast.base import Base
-from holdfast.data.formats import Completion
+from holdfast.data.formats import Completion, Record, Text
 from holdfast.evaluation.balance import GUIDES, Balance
 from holdfast.evaluation.change import Change, change, holm, judged
 from holdfast.evaluation.drift import Behaviour, Drift, behaviour, output_drift, style_drift
@@ -20,6 +20,9 @@ from holdfast.evaluation.metrics.registry import BATCH_TOKENS
 from holdfast.evaluation.scored import Scored, same_examples
 from holdfast.evaluation.statistics import Interval
 from holdfast.evaluation.suites import Suite, unguarded
+
+PROMPTS, OPENING = 60, 60
+"""Open prompts of a kind that are answered, and characters of a text that make one."""
 
 WORST = 5
 """Examples of a suite that are shown: those whose figure fell most."""
@@ -29,12 +32,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a base did on suites, how much measuring it again differs, and its answers to open prompts."""
+    """What a base did on suites, how much measuring it again differs, and what it answered to open prompts.
+
+    `fixed` prompts are those of suites of style, `new` ones those of suites that are learnt.
+    """
 
     name: str
     scores: Mapping[str, Scored]
     noise: Mapping[str, float]
-    behaviour: Behaviour | None = None
+    fixed: Behaviour | None = None
+    new: Behaviour | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Comparison:
     after: Mapping[str, Scored]
     changes: Mapping[str, Change]
     verdicts: Mapping[str, str | None]
-    output: Interval | None = None
+    output: Mapping[str, Interval] = field(default_factory=dict)
     style: Mapping[str, Drift] = field(default_factory=dict)
     balance: Balance = GUIDES
 
@@ -78,7 +85,7 @@ class Comparison:
             "suites": [self._told(suite, corrected.get(suite.name)) for suite in self.suites],
             "unguarded": unguarded([suite for suite in self.suites if suite.settings.role == "guarded"]),
             "drift": {
-                "output": None if self.output is None else _interval(self.output),
+                "output": {name: _interval(found) for name, found in self.output.items()} or None,
                 "style": {n: {**_interval(d.divergence), "noise": d.noise} for n, d in self.style.items()} or None,
             },
             "scores": self.scores,
@@ -141,10 +148,9 @@ def baseline(
         say(f"{base.name} on {suite.name}")
         found[suite.name] = suite.score(base)
         noises[suite.name] = _noise(suite, base, found[suite.name]) if noise else 0.0
-    prompts = [record for suite in suites if suite.settings.dimension == "style" for record in suite.asked(base)]
-    open_ones = [record for record in prompts if isinstance(record, Completion)]
-    known = behaviour(base, open_ones) if drift and open_ones else None
-    return Baseline(base.name, found, noises, known)
+    fixed = [r for s in suites if drift and s.settings.dimension == "style" for r in s.asked(base)]
+    new = [r for s in suites if drift and fixed and s.settings.role == "learnt" for r in s.asked(base)]
+    return Baseline(base.name, found, noises, *(_behaviour(base, prompts) for prompts in (fixed, new)))
 
 
 def compare(
@@ -167,10 +173,12 @@ def compare(
     ignorant = {suite.name for suite in suites if at_chance(suite, changes[suite.name].before)}
     found = {name: verdict for name, verdict in judged(scored).items() if name not in ignorant or verdict == "improved"}
     verdicts: dict[str, str | None] = {**dict.fromkeys(changes), **found}
-    output, style = None, {}
-    if known.behaviour is not None:
+    output, style = {}, {}
+    if known.fixed is not None:
         say(f"{tuned.name} answers open prompts")
-        output, style = output_drift(known.behaviour, tuned), style_drift(known.behaviour, tuned)
+        asked = {"fixed prompts": known.fixed, "new prompts": known.new}
+        output = {name: output_drift(base, tuned) for name, base in asked.items() if base is not None}
+        style = style_drift(known.fixed, tuned)
     return Comparison(
         known.name, tuned.name, tuple(suites), known.scores, after, changes, verdicts, output, style, balance
     )
@@ -180,6 +188,16 @@ def at_chance(suite: Suite, before: Interval) -> bool:
     """Whether a base does not know what a suite of choices asks: nothing of it can be forgotten, or be called kept."""
     chance = suite.chance
     return chance is not None and before.low <= chance
+
+
+def _behaviour(base: Base, asked: Sequence[Record]) -> Behaviour | None:
+    """What a base answers to prompts, and how it goes on from the openings of texts; to so many at most."""
+    prompts = [
+        record if isinstance(record, Completion) else Completion(record.text[:OPENING].rpartition(" ")[0], "")
+        for record in asked
+        if isinstance(record, Completion | Text)
+    ]
+    return behaviour(base, prompts[:PROMPTS]) if prompts else None
 
 
 def worst(suite: Suite, before: Scored, after: Scored, most: int = WORST) -> list[dict[str, Any]]:

@@ -169,7 +169,7 @@ def _learnt(suite: Suite) -> Suite:
 
 def _summary(found: Comparison) -> str:
     scores = found.scores
-    drift = "" if found.output is None else f" · output drift {found.output.mean:.3f} nats per token"
+    drift = "".join(f" · drift on {name} {kl.mean:.3f} nats per token" for name, kl in found.output.items())
     gaps = found.told()["unguarded"]
     missing = f"\nNo suite guards: {', '.join(gaps)}." if gaps else ""
     return (

@@ -177,7 +177,8 @@ def evaluation(model: str = "runs/governed/final") -> dict[str, Any]:
     ]
     style = {"mean_length": {"mean": 1.21, "low": 0.9, "high": 1.5, "noise": 0.4}}
     suites.append({**suites[0], "suite": "style-en", "higher": None, "unit": "words", "verdict": None, "worst": []})
-    drift = {"output": {"mean": 0.0213, "low": 0.018, "high": 0.025, "n": 128}, "style": style}
+    output = {"fixed prompts": {"mean": 0.0213, "low": 0.018, "high": 0.025, "n": 128}}
+    drift = {"output": output, "style": style}
     scores = {"gain": 1.31, "forgetting_rate": 0.2, "high_forgetting_tasks": ["grammar-en"], "is_successful": False}
     return {"base": "tiny", "model": model, "date": "2001-01-01", "suites": suites, "unguarded": ["safety", "code"],
             "drift": drift, "scores": scores}  # fmt: skip

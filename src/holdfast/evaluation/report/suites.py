@@ -205,7 +205,8 @@ def _unguarded(run: RunRecord) -> list[Block]:
 def _drift(run: RunRecord) -> list[Block]:
     """How far the answers went from the base's, whether better or worse."""
     drift = _of(run.evaluation or {}, "drift")
-    known = {"output distribution": _of(drift, "output"), **_of(drift, "style")}
+    output = {f"output distribution, {name}": entry for name, entry in _of(drift, "output").items()}
+    known = {**output, **_of(drift, "style")}
     rows = [_drifted(name, entry) for name, entry in known.items() if isinstance(entry, Mapping) and entry]
     return [Note("Drift: how far answers went from the base's, for better or worse."), _drifts(rows)] if rows else []
 
