@@ -160,6 +160,7 @@ SECTIONS = {
     "strategies": ("Strategies: what they learn and what they forget", strategies),
     "strategies_cost": ("Strategies: what they cost", generic),
     "checkpoints": ("Saving a run, and going back", generic),
+    "evaluation": ("Evaluation beside lm-evaluation-harness: how fast, and the same", generic),
     "fisher": ("Fisher information: exact, and how fast", fisher),
 }
 

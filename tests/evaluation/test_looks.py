@@ -57,11 +57,12 @@ def test_what_is_fixed_is_not_planned() -> None:
 
 
 def test_a_look_that_takes_too_long_is_made_half_as_often() -> None:
-    looks = Looks({}, {"old": rows(20)}, every=10, rows=5, share=0.1)
-    looks.next = 20
-    assert looks.slower(0.09) is None
-    looks.clock.running = 2.0
-    line = looks.slower(0.25)
+    looks = Looks({}, {"old": rows(20)}, rows=5, share=0.1)
+    looks.every, looks.next = 10, 20
+    looks.clock.running, looks.clock.looking = 2.0, 0.1
+    assert looks.slower() is None
+    looks.clock.looking = 0.5
+    line = looks.slower()
     assert line is not None and line[0] == "note" and "25%" in line[1]["text"]
     assert looks.every == 20 and looks.next == 30
 
@@ -117,3 +118,19 @@ def test_a_straight_rise_crosses_where_it_will() -> None:
 def test_what_levels_off_below_the_margin_never_crosses() -> None:
     found = forecast(seen([0.1 * -math.expm1(-i / 2) for i in range(1, 13)]), 0.5)
     assert found is not None and found["crossing"] is None
+
+
+def test_a_fixed_interval_is_left_alone_by_the_clock() -> None:
+    looks = Looks({}, {"old": rows(20)}, every=10, rows=5, share=0.1)
+    looks.clock.running, looks.clock.looking = 2.0, 1.0
+    assert looks.slower() is None and looks.every == 10
+
+
+def test_warming_up_does_not_bend_the_axis(base: Base) -> None:
+    looks = Looks({}, {"old": rows(8)}, every=1, rows=8)
+    looks.baseline(base.model)
+    for step in range(1, 11):
+        looks.passed(1e-4 * step, 0.0)
+        list(looks.look(base.model, step))
+    steps = [rate / looks.clock.peak for _, rate, _, _ in looks.seen["old"].looks]
+    assert steps == pytest.approx([i * (i + 1) / 20 for i in range(1, 11)])

@@ -53,6 +53,8 @@ def evaluate(
     """
     holdfast.display.hush()
     asked = bool(suite or learnt)
+    if output is not None and (tuned is None or not asked):
+        raise BadInput("--output writes about two models on suites: give MODEL, TUNED and --suite.")
     if not asked and not text:
         raise BadInput("Nothing to evaluate on: name suites (--suite all; `holdfast suites list`) or texts (--text).")
     recipes = holdfast.recipe
@@ -101,8 +103,9 @@ def _beside(
         if output is not None:
             place = output if len(tuned) == 1 else output / f"{number}-{Path(one.model).name}"
             written = comparing.write_evaluation(one, place)
-            for kind in ("html", "md"):
-                reports.write_report([written], place / f"report.{kind}")
+            about = place if (place / "certificate.json").is_file() else written
+            for ending in reports.FORMATS:
+                reports.write_report([about], place / f"report{ending}")
             console.print(f"Report: {place / 'report.html'}", soft_wrap=True)
     if len(found) > 1:
         console.print(comparing.render_comparisons(found))
@@ -133,10 +136,11 @@ def show_suite(
     suite = holdfast.evaluation.suites.load_suite(name)
     table = Table.grid(padding=(0, 2, 0, 0))
     known = suite.settings.model_dump(exclude_none=True, exclude_defaults=True)
-    for key, value in {"name": suite.name, **known, "examples": len(suite.records)}.items():
+    counted = {} if suite.settings.kind == "lm_eval" else {"examples": len(suite.records)}
+    for key, value in {"name": suite.name, **known, **counted}.items():
         table.add_row(Text(key, style="bold"), Text(str(value)))
     console.print(table)
-    for i in range(min(examples, len(suite.records))):
+    for i in range(min(examples, *counted.values()) if counted else 0):
         prompt, right = suite.shown(i)
         console.print(Text(f"\n{prompt}", style="dim"), Text(f"→ {right}"))
 
@@ -151,6 +155,9 @@ def check_suite(
 
     room, items_for = holdfast.evaluation.suites, holdfast.evaluation.change.items_for
     for suite in room.load_suites(names):
+        if suite.settings.kind == "lm_eval":
+            console.print(f"{suite.name}: the task {suite.settings.task} of lm-evaluation-harness", soft_wrap=True)
+            continue
         n = len(suite.records)
         metric, knobs = suite.metric
         settings = f" ({', '.join(f'{key} {value}' for key, value in knobs.items())})" if knobs else ""

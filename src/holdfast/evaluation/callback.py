@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from holdfast._errors import BadCheckpoint
+from holdfast._errors import BadCheckpoint, Unsupported
 from holdfast.checkpoint import file_kept_whole, read_state, write_state
 from holdfast.data.rows import Row, digest, same_rows
 from holdfast.evaluation.certificate import finite
@@ -30,8 +31,7 @@ class MonitorCallback(TrainerCallback):
 
     Arguments are those of `Monitor`; a text of `kept` without a margin gives its alarm at a perplexity 30 % higher.
     Lines go to `log.jsonl` in `folder` (default: `monitor` in the Trainer's output folder). A training that goes on
-    from a checkpoint goes on here, too: the log is then the one of a training that never stopped. In one process;
-    where several train, the first one looks.
+    from a checkpoint goes on here, too: the log is then the one of a training that never stopped. For one process only.
 
         trainer.add_callback(MonitorCallback({"stories": rows}))
     """
@@ -52,7 +52,9 @@ class MonitorCallback(TrainerCallback):
         folder: str | Path | None = None,
     ):
         allowed = {**dict.fromkeys(kept, math.log(1.3)), **(margins or {})}
-        self.looks = Looks(learnt or {}, kept, every=every, rows=rows, share=share, margins=allowed, pad_id=pad_id)
+        settings: dict[str, Any] = {"every": every, "rows": rows, "share": share, "margins": allowed, "pad_id": pad_id}
+        self._fresh = partial(Looks, dict(learnt or {}), dict(kept), **settings)
+        self.looks = self._fresh()
         self.reaction, self.save = Reaction(on_alarm, webhook), save
         self.folder = None if folder is None else Path(folder)
         self.lines: list[dict[str, Any]] = []
@@ -61,44 +63,54 @@ class MonitorCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if args.process_index:
-            return
+        if args.world_size > 1:
+            raise Unsupported(
+                "MonitorCallback looks in one process. Where several train, use the rule: "
+                "`holdfast.Trainer(rules=[Monitor(…)])`."
+            )
         self.folder = self.folder or Path(str(args.output_dir)) / "monitor"
         self.folder.mkdir(parents=True, exist_ok=True)
         if state.global_step:
             self._resume(args, state.global_step)
         else:
+            self.looks = self._fresh()
+            with aside(kwargs["model"]):
+                line = self.looks.plan(_tokens(args, kwargs.get("train_dataloader")), state.max_steps)
             self._begin(kwargs["model"])
-        tokens = _tokens(args, kwargs.get("train_dataloader"))
-        self._say(state, control, self.looks.plan(tokens, state.max_steps))
+            self._say(state, line)
         self._last = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.process_index:
-            return
         rate = float(kwargs["optimizer"].param_groups[0]["lr"])
         self.looks.passed(rate, time.perf_counter() - self._last)
         if self.looks.due(state.global_step):
-            self._look(kwargs["model"], state, control)
+            with self.looks.timed():
+                alarms = self._look(kwargs["model"], state)
+            self._say(state, self.looks.slower())
+            for alarm in alarms:
+                if self.reaction.to({"step": state.global_step, **alarm}):
+                    control.should_training_stop = True
         self._last = time.perf_counter()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.process_index == 0:
-            place = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            if place.is_dir():
-                with file_kept_whole(place / STATE) as half:
-                    half.write_text(json.dumps(self.looks.state()), encoding="utf-8")
+        place = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if place.is_dir():
+            with file_kept_whole(place / STATE) as half:
+                half.write_text(json.dumps(self.looks.state()), encoding="utf-8")
 
-    def _look(self, model: Any, state: TrainerState, control: TrainerControl) -> None:
+    def _look(self, model: Any, state: TrainerState) -> list[dict[str, Any]]:
+        """Look, tell and keep; the alarms that were raised."""
         with aside(model):
             lines = list(self.looks.look(model, state.global_step))
-        for line in [*lines, self.looks.slower(self.looks.clock.share)]:
-            self._say(state, control, line)
-        if self.save == "looks" or (self.save == "alarms" and any(kind == "alarm" for kind, _ in lines)):
+        for line in lines:
+            self._say(state, line)
+        alarms = [figures for kind, figures in lines if kind == "alarm"]
+        if self.save == "looks" or (self.save == "alarms" and alarms):
             assert self.folder is not None
             keep(self.folder, state.global_step, {n: p for n, p in model.named_parameters() if p.requires_grad})
+        return alarms
 
-    def _say(self, state: TrainerState, control: TrainerControl, line: Line | None) -> None:
+    def _say(self, state: TrainerState, line: Line | None) -> None:
         if line is None:
             return
         kind, figures = line
@@ -106,8 +118,6 @@ class MonitorCallback(TrainerCallback):
         assert self.folder is not None
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(finite(self.lines[-1]), ensure_ascii=False) + "\n")
-        if kind == "alarm" and self.reaction.to({"step": state.global_step, **figures}):
-            control.should_training_stop = True
 
     def _begin(self, model: Any) -> None:
         assert self.folder is not None
@@ -122,7 +132,7 @@ class MonitorCallback(TrainerCallback):
     def _resume(self, args: TrainingArguments, step: int) -> None:
         """Baseline, state and log as they were at the checkpoint; raises BadCheckpoint where they are missing."""
         assert self.folder is not None
-        known = read_state(self.folder, "baseline")
+        self.looks, known = self._fresh(), read_state(self.folder, "baseline")
         same_rows({**self.looks.learnt, **self.looks.kept}, known["rows"])
         texts = self.looks.texts
         self.looks.before = {n: SequenceLosses(*pair).first(len(texts[n])) for n, pair in known["before"].items()}
@@ -131,10 +141,19 @@ class MonitorCallback(TrainerCallback):
             raise BadCheckpoint(f"There is no {file}: that checkpoint was written without this monitor.")
         self.looks.restore(json.loads(file.read_text(encoding="utf-8")))
         log = self.folder / "log.jsonl"
-        said = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.is_file() else []
+        said = list(_lines(log.read_text("utf-8"))) if log.is_file() else []
         self.lines = [line for line in said if line["step"] <= step]
         with file_kept_whole(log) as half:
             half.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in self.lines), encoding="utf-8")
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    """The lines of a log, but for one that was half written."""
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
 
 
 def _tokens(args: TrainingArguments, loader: Any) -> float:

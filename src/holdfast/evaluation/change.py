@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import NormalDist
@@ -13,7 +13,7 @@ from scipy.stats import binomtest, t
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.scored import Floats, Scored, same_examples
-from holdfast.evaluation.statistics import Interval, needed, resampled
+from holdfast.evaluation.statistics import DRAWS, Interval, needed, resampled
 
 MARGINS = {"share": 0.02, "score": 0.01}
 """How much worse a figure of a unit may be and count as kept; of any other unit 0.01 (1 % of perplexity for nats)."""
@@ -40,11 +40,13 @@ class Change:
     noise: float = 0.0
     lost: int | None = None
     gained: int | None = None
+    centre: float | None = None
+    """The estimate that intervals stand around where that is not the mean: of right and wrong answers."""
 
     @property
     def p_beyond(self) -> float:
         """Of the hypothesis that the true change is inside the margin (Student's t)."""
-        return _tail(self.worse, self.margin)
+        return _tail(self.worse, self.margin, self.worse.mean if self.centre is None else self.centre)
 
     @property
     def detectable(self) -> float:
@@ -59,9 +61,10 @@ class Change:
         """
         if not math.isfinite(self.worse.mean):
             return "forgot" if self.worse.mean > 0 else "undecided"
+        centre = self.worse.mean if self.centre is None else self.centre
         if (self.p_beyond if p_beyond is None else p_beyond) <= 1 - level:
             return "forgot"
-        if _tail(_mirrored(self.worse), self.margin) <= 1 - level:
+        if _tail(self.worse, self.margin, -centre) <= 1 - level:
             return "improved"
         return "kept" if self.worse.upper <= self.margin else "undecided"
 
@@ -86,34 +89,61 @@ def change(
 ) -> Change:
     """Compare two models on the same examples; a figure of which neither more nor less is better counts its rise.
 
-    Raises BadInput where the two were not scored on the same examples by the same metric.
+    Perplexities are compared by the logarithm of their ratio, so that a margin of 0.01 is 1 %. A figure that is no
+    number any more is infinitely worse. Raises BadInput where the two were not scored on the same examples by the same
+    metric.
     """
     same_examples(before, after)
     margin = MARGINS.get(before.unit, 0.01) if margin is None else margin
     first, second = before.items().stats, after.items().stats
     k, sign = first.shape[1], -1.0 if before.higher else 1.0
+    told = np.log if before.unit == "perplexity" else np.asarray
 
     def worse(sums: Floats) -> Floats:
-        return sign * (before.reduce(sums[..., k:]) - before.reduce(sums[..., :k]))
+        known, now = told(before.reduce(sums[..., :k])), told(before.reduce(sums[..., k:]))
+        return np.where(np.isfinite(known) & np.isnan(now), np.inf, sign * (now - known))
 
     def interval(stats: Floats, reduce: object = before.reduce) -> Interval:
         return resampled(stats, reduce, level=level, resamples=resamples, seed=seed)  # type: ignore[arg-type]
 
     pairs = np.concatenate([first, second], axis=-1)
-    lost = gained = None
-    if before.binary and after.binary:
+    sides, margin = (interval(first), interval(second)), max(margin, noise)
+    if before.binary and after.binary and before.documents is None:
         right, still = first[:, 0] == 1, second[:, 0] == 1
         lost, gained = int((right & ~still).sum()), int((~right & still).sum())
-        p = mcnemar(lost, gained)
-    else:
-        p = permutation(first, second, worse, resamples=resamples, seed=seed)
-    return Change(interval(first), interval(second), interval(pairs, worse), p, max(margin, noise), noise, lost, gained)
+        found, centre = flips(lost, gained, len(first), sign=-sign, level=level)
+        return Change(*sides, found, mcnemar(lost, gained), margin, noise, lost, gained, centre)
+    p = permutation(first, second, worse, resamples=resamples, seed=seed)
+    return Change(*sides, interval(pairs, worse), p, margin, noise)
+
+
+def guessed(before: Interval, chance: float | None) -> bool:
+    """Whether a model knew nothing of what it was asked: its share is at chance, or 0 where nothing can be guessed.
+
+    Of that nothing can be forgotten, and nothing be called kept.
+    """
+    return before.low <= chance if chance is not None else before.mean <= 0
 
 
 def judged(changes: Mapping[str, Change], *, level: float = 0.95) -> dict[str, str]:
     """Verdicts on many suites at once: the chance that any is called forgotten wrongly is at most 1 - level (Holm)."""
     corrected = holm([found.p_beyond for found in changes.values()])
     return {name: found.verdict(p, level=level) for (name, found), p in zip(changes.items(), corrected, strict=True)}
+
+
+def flips(lost: int, gained: int, n: int, *, sign: float = 1.0, level: float = 0.95) -> tuple[Interval, float]:
+    """How much worse n right or wrong answers got, with the interval of Agresti and Min, and what that stands around.
+
+    Half an answer is added to each of the four cells (2005, doi:10.1002/sim.1781): a bootstrap of answers of which none
+    flipped would be certain that none ever does. `sign` -1 where a wrong answer is the better one.
+    """
+    more, less, size = lost + 0.5, gained + 0.5, n + 2
+    centre = sign * (more - less) / size
+    se = math.sqrt(more + less - (more - less) ** 2 / size) / size
+    df = max(n - 1, 1)
+    half, bound = (float(t.ppf(p, df)) * se for p in ((1 + level) / 2, level))
+    mean = sign * (lost - gained) / n
+    return Interval(mean, centre - half, centre + half, centre + bound, se, n), centre
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -131,15 +161,14 @@ def permutation(before: Floats, after: Floats, worse: object, *, resamples: int 
     n = len(before)
     seen = abs(float(worse(np.concatenate([before.sum(0), after.sum(0)]))))
     exact = n <= EXACT
-    swapped = (
-        np.array(list(product((0.0, 1.0), repeat=n)))
-        if exact
-        else np.random.default_rng(seed).integers(0, 2, (resamples, n)).astype(np.float64)
-    )
-    moved = swapped @ (after - before)
-    found = np.abs(worse(np.concatenate([before.sum(0) + moved, after.sum(0) - moved], axis=-1)))
-    as_far = int((found >= seen * (1 - 1e-9)).sum())
-    return as_far / len(swapped) if exact else (1 + as_far) / (1 + len(swapped))
+    if not math.isfinite(seen):
+        return math.nan
+    as_far = ways = 0
+    for swapped in _all(n) if exact else _drawn(n, resamples, seed):
+        moved = swapped @ (after - before)
+        found = np.abs(worse(np.concatenate([before.sum(0) + moved, after.sum(0) - moved], axis=-1)))
+        as_far, ways = as_far + int((found >= seen * (1 - 1e-9)).sum()), ways + len(swapped)
+    return as_far / ways if exact else (1 + as_far) / (1 + ways)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -179,14 +208,22 @@ def items_for(drop: float, churn: float, *, level: float = 0.95, power: float = 
     return math.ceil(z**2 * (churn - drop**2) / drop**2)
 
 
-def _tail(found: Interval, limit: float) -> float:
-    """One-sided p-value of a mean at or below the limit."""
+def _all(n: int) -> Iterator[Floats]:
+    """All ways to swap n items, at once."""
+    yield np.array(list(product((0.0, 1.0), repeat=n)))
+
+
+def _drawn(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """Drawn ways to swap n items, a block at a time."""
+    random, block = np.random.default_rng(seed), max(1, DRAWS // n)
+    for first in range(0, resamples, block):
+        yield random.integers(0, 2, (min(block, resamples - first), n)).astype(np.float64)
+
+
+def _tail(found: Interval, limit: float, centre: float) -> float:
+    """One-sided p-value of a true change at or below the limit."""
     if found.n < 2 or not math.isfinite(found.se):
         return 1.0
     if found.se == 0:
-        return 0.0 if found.mean > limit else 1.0
-    return float(t.sf((found.mean - limit) / found.se, found.n - 1))
-
-
-def _mirrored(found: Interval) -> Interval:
-    return Interval(-found.mean, -found.high, -found.low, -found.low, found.se, found.n)
+        return 0.0 if centre > limit else 1.0
+    return float(t.sf((centre - limit) / found.se, found.n - 1))

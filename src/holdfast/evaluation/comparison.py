@@ -14,7 +14,7 @@ import torch
 from holdfast.base import Base
 from holdfast.data.formats import Completion, Record, Text
 from holdfast.evaluation.balance import GUIDES, Balance
-from holdfast.evaluation.change import Change, change, holm, judged
+from holdfast.evaluation.change import Change, change, guessed, holm, judged
 from holdfast.evaluation.drift import Behaviour, Drift, behaviour, output_drift, style_drift
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS
 from holdfast.evaluation.scored import Scored, same_examples
@@ -170,9 +170,9 @@ def compare(
             known.scores[suite.name], after[suite.name], margin=suite.settings.margin, noise=known.noise[suite.name]
         )
     scored = {name: made for name, made in changes.items() if after[name].higher is not None}
-    ignorant = {suite.name for suite in suites if at_chance(suite, changes[suite.name].before)}
-    found = {name: verdict for name, verdict in judged(scored).items() if name not in ignorant or verdict == "improved"}
-    verdicts: dict[str, str | None] = {**dict.fromkeys(changes), **found}
+    unknown = {s.name for s in suites if after[s.name].higher and guessed(changes[s.name].before, s.chance)}
+    said = {name: verdict for name, verdict in judged(scored).items() if name not in unknown or verdict == "improved"}
+    verdicts: dict[str, str | None] = {**dict.fromkeys(changes), **said}
     output, style = {}, {}
     if known.fixed is not None:
         say(f"{tuned.name} answers open prompts")
@@ -184,20 +184,18 @@ def compare(
     )
 
 
-def at_chance(suite: Suite, before: Interval) -> bool:
-    """Whether a base does not know what a suite of choices asks: nothing of it can be forgotten, or be called kept."""
-    chance = suite.chance
-    return chance is not None and before.low <= chance
-
-
 def _behaviour(base: Base, asked: Sequence[Record]) -> Behaviour | None:
     """What a base answers to prompts, and how it goes on from the openings of texts; to so many at most."""
     prompts = [
-        record if isinstance(record, Completion) else Completion(record.text[:OPENING].rpartition(" ")[0], "")
+        record if isinstance(record, Completion) else Completion(_opening(record.text), "")
         for record in asked
         if isinstance(record, Completion | Text)
     ]
     return behaviour(base, prompts[:PROMPTS]) if prompts else None
+
+
+def _opening(text: str) -> str:
+    return text[:OPENING].rpartition(" ")[0] or text[:OPENING]
 
 
 def worst(suite: Suite, before: Scored, after: Scored, most: int = WORST) -> list[dict[str, Any]]:
@@ -224,7 +222,7 @@ def _noise(suite: Suite, base: Base, first: Scored) -> float:
     if suite.settings.kind == "lm_eval":
         return 0.0
     name, knobs = suite.metric
-    settings = suite.settings.model_copy(update={"metric": {name: {**knobs, "batch_tokens": BATCH_TOKENS // 8}}})
+    settings = suite.settings.model_copy(update={"metric": {name: {**knobs, "batch_tokens": BATCH_TOKENS // 16}}})
     again = replace(suite, settings=settings).score(base)
     same_examples(first, again)
     if np.array_equal(first.stats, again.stats):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,13 @@ from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.metrics.answers import answers
 from holdfast.evaluation.metrics.registry import room
 from holdfast.evaluation.metrics.words import words
-from holdfast.evaluation.scored import Floats
-from holdfast.evaluation.statistics import Interval, paired, resampled
+from holdfast.evaluation.scored import Floats, Reduce
+from holdfast.evaluation.statistics import Interval, draws, paired, resampled
 
 LONGEST = 48
 """Tokens of an answer whose style is compared."""
 
-MOST = 2000
+MOST, RESAMPLES = 2000, 200
 """Different words or pairs that are told apart; the rarer ones count as one."""
 
 FEATURES: Mapping[str, Callable[[str], Iterable[Hashable]]] = {
@@ -123,12 +123,20 @@ def _divergence(before: Sequence[str], after: Sequence[str], feature: Callable[[
         for i, counts in enumerate(found):
             for name, count in counts.items():
                 stats[side, i, places.get(name, len(places))] += count
-    return resampled(np.concatenate(list(stats), axis=-1), jensen_shannon, resamples=200)
+    return _basic(np.concatenate(list(stats), axis=-1), jensen_shannon)
 
 
 def _distance(known: Behaviour, after: Sequence[str]) -> Interval:
     stats = np.concatenate([_meant(known, side) for side in (known.answers, after)], axis=-1)
-    return resampled(stats, _apart, resamples=200)
+    return _basic(stats, _apart)
+
+
+def _basic(stats: Floats, reduce: Reduce) -> Interval:
+    """The basic bootstrap interval, 2 figure - quantile, at least 0: resampled distances are all too large."""
+    found = resampled(stats, reduce, resamples=RESAMPLES)
+    figures = np.concatenate([reduce(sums) for sums in draws(stats, RESAMPLES, 0)])
+    high, low, upper = (max(2 * found.mean - float(q), 0.0) for q in np.quantile(figures, [0.025, 0.975, 0.05]))
+    return replace(found, low=low, high=high, upper=upper)
 
 
 def _meant(known: Behaviour, texts: Sequence[str]) -> Floats:

@@ -18,10 +18,9 @@ import yaml
 from holdfast._errors import BadInput, MissingExtra
 from holdfast.base import Base
 from holdfast.data.quiet import quiet
-from holdfast.evaluation.metrics.registry import room
 from holdfast.evaluation.scored import Scored, shares
 
-PREFERRED = ("exact_match", "acc_norm", "acc", "f1", "bleu", "em")
+PREFERRED = ("exact_match", "acc_norm", "acc", "f1", "em")
 """Metrics of a task in the order in which one is taken where none is named."""
 
 SEQUENCES = 16
@@ -44,9 +43,11 @@ class Task:
         The harness sets all random states and leaves the model in evaluation mode; both are put back.
         """
         harness = _harness()
-        with _untouched(), quiet(base.model):
+        config = base.model.config.get_text_config()
+        longest = getattr(config, "max_position_embeddings", None)
+        with _untouched(base), quiet(base.model):
             wrapped = harness.models.huggingface.HFLM(
-                pretrained=base.model, tokenizer=base.tokenizer, batch_size=SEQUENCES, max_length=room(base.model)
+                pretrained=base.model, tokenizer=base.tokenizer, batch_size=SEQUENCES, max_length=longest
             )
             found = harness.simple_evaluate(
                 model=wrapped,
@@ -57,15 +58,35 @@ class Task:
                 log_samples=True,
                 verbosity="ERROR",
             )
-        task, logged = next(iter(found["samples"].items()))
-        samples = sorted(logged, key=lambda sample: sample["doc_id"])
+        task, samples = self._of_one_task(found["samples"])
         self._samples = samples
-        named = self.metric or next((m for m in PREFERRED if m in samples[0]), None)
-        if named is None or named not in samples[0]:
-            known = [key for key, value in samples[0].items() if isinstance(value, int | float) and key != "doc_id"]
+        known = [key for key, value in samples[0].items() if isinstance(value, int | float) and key != "doc_id"]
+        wanted = (self.metric or "").partition(",")[0]
+        named = wanted or next((metric for metric in PREFERRED if metric in known), "")
+        if named not in known:
             raise BadInput(f"The task {self.task} has no metric {named!r} per item; it has {', '.join(known)}.")
-        higher = bool(found["higher_is_better"][task].get(named, True))
-        return shares([float(sample[named]) for sample in samples], answers=list(map(_answer, samples)), higher=higher)
+        values = [float(sample[named]) for sample in samples]
+        unit = "share" if all(0 <= value <= 1 for value in values) else named
+        higher = found["higher_is_better"][task].get(named)
+        return shares(values, answers=list(map(_answer, samples)), higher=higher, unit=unit)
+
+    def _of_one_task(self, logged: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
+        """The task's name and its samples, one for each document: those of the filter that the metric names.
+
+        Raises BadInput for a group, and for several filters where none is named.
+        """
+        if len(logged) != 1:
+            raise BadInput(f"{self.task} is a group of {', '.join(logged)}. Make a suite of each, or of some of them.")
+        (task, samples), wanted = next(iter(logged.items())), (self.metric or "").partition(",")[2].strip()
+        filters = list(dict.fromkeys(sample.get("filter", "none") for sample in samples))
+        chosen = wanted or (filters[0] if len(filters) == 1 else "")
+        if chosen not in filters:
+            raise BadInput(
+                f"The task {self.task} has the filters {', '.join(filters)}: name one with the metric, such as "
+                f"`metric: exact_match,{filters[0]}`."
+            )
+        kept = [sample for sample in samples if sample.get("filter", "none") == chosen]
+        return task, sorted(kept, key=lambda sample: sample["doc_id"])
 
     def shown(self, i: int) -> tuple[str, str]:
         """Prompt and right answer of an item, after it was scored."""
@@ -118,8 +139,9 @@ def _harness() -> Any:
 
 
 @contextmanager
-def _untouched() -> Iterator[None]:
-    """Random states of Python, NumPy and torch are afterwards as before."""
+def _untouched(base: Base) -> Iterator[None]:
+    """Random states of Python, NumPy and torch, and the tokenizer's pad token, are afterwards as before."""
+    pad = base.tokenizer.pad_token
     python, numpy = random.getstate(), np.random.get_state()
     devices = list(range(torch.cuda.device_count()))
     try:
@@ -128,6 +150,7 @@ def _untouched() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        base.tokenizer.pad_token = pad
 
 
 def _beside(file: Path, given: object) -> object:

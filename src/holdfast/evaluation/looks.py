@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+import torch
 from scipy.stats import linregress, t
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.data.rows import Row
 from holdfast.evaluation.alarm import Alarm, alarm
@@ -18,7 +20,7 @@ from holdfast.evaluation.curve import EXPLAINED, LEAST, crossing, fits
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, paired
 
-MOST, FEWEST = 256, 16
+MOST, FEWEST = 128, 32
 """Rows of a text that a look reads, at most and at least, where nobody says."""
 
 WISHED = 16
@@ -30,6 +32,9 @@ UNTOLD = 64
 FORWARD = 0.5
 """What reading a token costs of learning from it; a third by operations, more where batches are small."""
 
+ERROR = 0.05
+"""The chance of any false alarm in a run, over all its looks and texts."""
+
 TREND = 8
 """Looks that the slope of a trend is told from."""
 
@@ -39,7 +44,7 @@ Line = tuple[str, dict[str, Any]]
 
 @dataclass
 class Seen:
-    """One text so far: at each look its step, the full steps done by then, the rise and its standard error."""
+    """One text so far: at each look its step, the learning rates added up by then, the rise and its standard error."""
 
     looks: list[tuple[int, float, float, float]] = field(default_factory=list)
     alarmed: bool = False
@@ -55,11 +60,6 @@ class Clock:
     peak: float = 0.0
 
     @property
-    def full_steps(self) -> float:
-        """Steps at the full learning rate."""
-        return self.rates / self.peak if self.peak else 0.0
-
-    @property
     def share(self) -> float:
         """What looking took of the time."""
         return self.looking / self.running if self.running else 0.0
@@ -71,7 +71,8 @@ class Looks:
     Whichever of the two is None follows from `share`, the part of the training time that looks may take: as many looks
     as are wished for, with as many rows as that leaves time for; fewer looks where that would be too few rows. It is
     reckoned in tokens, so that the same run looks the same way again. Where the clock then says that looks take more,
-    they are made half as often. `margins` are the rises in nats per token beyond which a text gives an alarm.
+    they are made half as often, unless `every` was given. `margins` are the rises in nats per token beyond which a
+    text gives an alarm. `agree` makes figures alike in all processes.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Looks:
         self.before: dict[str, SequenceLosses] = {}
         self.seen: dict[str, Seen] = {name: Seen() for name in self.kept}
         self.clock, self.count, self.next = Clock(), 0, every or 0
-        self._planned = every is not None and rows is not None
+        self.planned, self._fixed = every is not None and rows is not None, every is not None
+        self.agree: Callable[[Tensor], Tensor] = lambda figure: figure
 
     @property
     def texts(self) -> dict[str, Sequence[Row]]:
@@ -108,7 +110,7 @@ class Looks:
 
     def plan(self, tokens: float, total: int | None) -> Line | None:
         """Settle `every` and `rows` for steps of so many tokens, once; the line that says so, if it was open."""
-        if self._planned:
+        if self.planned:
             return None
         read = sum(_mean_length(rows) for rows in self.texts.values())
         if not tokens:  # the host did not say what a step reads
@@ -125,7 +127,7 @@ class Looks:
             self.every = max(self.every, math.ceil(self.rows / max(allowed, 1e-9)))
         if total:
             self.every = min(self.every, total)
-        self.next, self._planned = self.every, True
+        self.next, self.planned = self.every, True
         self.before = {name: losses.first(self.rows) for name, losses in self.before.items()}
         return "monitor", {"every": self.every, "rows": self.rows, "share": self.share}
 
@@ -137,26 +139,33 @@ class Looks:
 
     def due(self, step: int) -> bool:
         """Whether it is time to look."""
-        return self._planned and step >= self.next
+        return self.planned and step >= self.next
 
     def look(self, model: nn.Module, step: int) -> Iterator[Line]:
         """Read the texts, and say what they say."""
         assert self.every is not None
-        began, self.count = time.perf_counter(), self.count + 1
+        self.count += 1
         for name in self.learnt:
             rise = self._rise(model, name)
             yield "learn", {"text": name, "gain": -rise.mean, "low": -rise.high, "high": -rise.low, "n": rise.n}
         for name in self.kept:
             yield from self._kept(name, step, self._rise(model, name))
+        self.next = step + self.every
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What is done here counts as looking."""
+        began = time.perf_counter()
+        yield
         took = time.perf_counter() - began
         self.clock.looking += took
         self.clock.running += took
-        self.next = step + self.every
 
-    def slower(self, share: float) -> Line | None:
+    def slower(self) -> Line | None:
         """Look half as often from now on, where looking took a larger share of the time than it may; says so."""
         assert self.every is not None
-        if share <= self.share or self.clock.running < 1.0:
+        looking, running = (float(self.agree(torch.tensor(x))) for x in (self.clock.looking, self.clock.running))
+        if self._fixed or running < 1.0 or (share := looking / running) <= self.share:
             return None
         self.next, self.every = self.next + self.every, 2 * self.every
         text = f"Looking took {share:.0%} of the time, {self.share:.0%} are allowed: from now on every"
@@ -175,7 +184,7 @@ class Looks:
             "rows": self.rows,
             "next": self.next,
             "count": self.count,
-            "planned": self._planned,
+            "planned": self.planned,
             "clock": vars(self.clock).copy(),
             "seen": {name: [[list(look) for look in seen.looks], seen.alarmed] for name, seen in self.seen.items()},
         }
@@ -183,21 +192,21 @@ class Looks:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
         self.every, self.rows, self.next, self.count = (state[key] for key in ("every", "rows", "next", "count"))
-        self._planned, self.clock = state["planned"], Clock(**state["clock"])
+        self.planned, self.clock = state["planned"], Clock(**state["clock"])
         self.seen = {n: Seen([_look(look) for look in looks], alarmed) for n, (looks, alarmed) in state["seen"].items()}
-        if self._planned and self.rows is not None:
+        if self.planned and self.rows is not None:
             self.before = {name: losses.first(self.rows) for name, losses in self.before.items()}
 
     def _kept(self, name: str, step: int, rise: Interval) -> Iterator[Line]:
         seen, margin = self.seen[name], self.margins.get(name)
-        seen.looks.append((step, self.clock.full_steps, rise.mean, rise.se))
+        seen.looks.append((step, self.clock.rates, rise.mean, rise.se))
         bounds = {"low": rise.low, "high": rise.high, "upper": rise.upper}
         yield "probe", {"text": name, "rise": rise.mean, **bounds, "n": rise.n}
-        if (foretold := forecast(seen, margin)) is not None:
+        if (foretold := forecast(seen, margin, self.clock.peak)) is not None:
             yield "forecast", {"text": name, **foretold}
         if margin is None:
             return
-        raised = alarm(name, step, self.count, rise, margin)
+        raised = alarm(name, step, self.count, rise, margin, ERROR / len(self.margins))
         if raised is not None and not seen.alarmed:
             yield "alarm", _told(raised)
         seen.alarmed = raised is not None or (seen.alarmed and rise.mean > margin)
@@ -206,10 +215,11 @@ class Looks:
         return paired(self.before[name], self._losses(model, self.texts[name]), resamples=200)
 
     def _losses(self, model: nn.Module, rows: Sequence[Row]) -> SequenceLosses:
-        return sequence_losses(model, rows, pad_id=self.pad_id)
+        losses = sequence_losses(model, rows, pad_id=self.pad_id)
+        return replace(losses, total=self.agree(losses.total))
 
 
-def forecast(seen: Seen, margin: float | None) -> dict[str, Any] | None:
+def forecast(seen: Seen, margin: float | None, peak: float = 1.0) -> dict[str, Any] | None:
     """The slope of the last looks per 100 steps, and when a fitted curve crosses the margin; None before five looks.
 
     The slope's interval is that of least squares (Student); `crossing`, with `low` and `high`, is a step, told on the
@@ -218,7 +228,8 @@ def forecast(seen: Seen, margin: float | None) -> dict[str, Any] | None:
     """
     if len(seen.looks) < LEAST:
         return None
-    steps, full, rises, errors = zip(*seen.looks, strict=True)
+    steps, rates, rises, errors = zip(*seen.looks, strict=True)
+    full = [rate / peak if peak else 0.0 for rate in rates]
     last = slice(-TREND, None)
     line = linregress(steps[last], rises[last])
     half = float(t.ppf(0.975, len(steps[last]) - 2)) * float(line.stderr)

@@ -19,8 +19,8 @@ from holdfast.data.store import Folder, Store
 LOGITS = 2**28
 """Most elements of the logits of one batch (1 GiB in float32); batches shrink with the vocabulary."""
 
-PROCESSOR = 4096
-"""Most padded tokens of a batch on a processor: larger ones leave its caches and take up to twice the time."""
+PROCESSOR = 2048
+"""Most padded tokens of a batch on a processor: larger ones leave its caches, pad more and take up to twice as long."""
 
 CHUNK = 2**24
 """Most elements that are turned into float32 log-probabilities at once (64 MiB)."""

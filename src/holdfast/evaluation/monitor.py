@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,7 @@ class Monitor(Rule):
 
     def begin(self, run: Run) -> None:
         _ = run.base
+        self.looks.agree = run.agreed
         self.looks.baseline(run.model, self._given)
 
     def prepared(self) -> State:
@@ -78,6 +80,7 @@ class Monitor(Rule):
                 whole = SequenceLosses(kept["total"], kept["tokens"]).first(len(texts[name]))
                 self.looks.before[name] = whole
         self.looks.restore(state)
+        self.looks.agree = run.agreed
         self._last = None
         _ = run.base
 
@@ -85,24 +88,28 @@ class Monitor(Rule):
         now = time.perf_counter()
         passed = 0.0 if self._last is None else now - self._last
         self.looks.passed(float(run.optimizer.param_groups[0]["lr"]), passed)
-        self._say(run, self.looks.plan(_tokens(run), run.total))
+        if not self.looks.planned:
+            _say(run, self.looks.plan(_tokens(run), run.total))
         if self.looks.due(run.step):
-            with run.aside():
-                lines = list(self.looks.look(run.model, run.step))
-            for line in [*lines, self.looks.slower(float(run.agreed(torch.tensor(self.looks.clock.share))))]:
-                self._say(run, line)
-            run.log("movement", groups=movement(run))
-            if self.save == "looks" or (self.save == "alarms" and any(kind == "alarm" for kind, _ in lines)):
-                self._keep(run)
+            with self.looks.timed():
+                alarms = self._look(run)
+            _say(run, self.looks.slower())
+            for alarm in alarms:
+                if self.reaction.to({"step": run.step, **alarm}, first=run.process[0] == 0):
+                    run.stop(alarm["says"])
         self._last = time.perf_counter()
 
-    def _say(self, run: Run, line: Line | None) -> None:
-        if line is None:
-            return
-        kind, figures = line
-        run.log(kind, **figures)
-        if kind == "alarm" and self.reaction.to({"step": run.step, **figures}, first=run.process[0] == 0):
-            run.stop(figures["says"])
+    def _look(self, run: Run) -> list[dict[str, Any]]:
+        """Look, tell and keep; the alarms that were raised."""
+        with run.aside():
+            lines = list(self.looks.look(run.model, run.step))
+        for line in lines:
+            _say(run, line)
+        run.log("movement", groups=movement(run))
+        alarms = [figures for kind, figures in lines if kind == "alarm"]
+        if self.save == "looks" or (self.save == "alarms" and alarms):
+            self._keep(run)
+        return alarms
 
     def _keep(self, run: Run) -> None:
         """The weights that moved, as one state of the store; the base and these are the whole model."""
@@ -125,6 +132,11 @@ def movement(run: Run) -> dict[str, float]:
         pair[1] += size
     shares = {place: run.agreed(torch.stack(pair)) for place, pair in squares.items()}
     return {place: float((moved / size.clamp_min(1e-30)).sqrt()) for place, (moved, size) in shares.items()}
+
+
+def _say(run: Run, line: Line | None) -> None:
+    if line is not None:
+        run.log(line[0], **line[1])
 
 
 def _tokens(run: Run) -> float:

@@ -72,4 +72,4 @@ def _send(request: urllib.request.Request) -> None:
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
     except (OSError, ValueError) as error:
-        logger.warning("The alarm could not be sent to %s (%s).", request.full_url, error)
+        logger.warning("The alarm could not be sent to %s (%s).", request.host, error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -54,7 +54,8 @@ class SuiteFile(BaseModel):
     `metric` is a name or `{name: {knob: value}}`; without one, what the records ask for. `template` makes the prompt
     from the fields of a record: `"{context}\\n{question}"`. `chat` asks in the tokenizer's chat template, where it has
     one. `items` bounds the records, chosen by a fixed seed. With `kind: lm_eval`, `task` is a task of
-    lm-evaluation-harness (a name, or a YAML file) and `metric` one of that task's.
+    lm-evaluation-harness (a name, or a YAML file) and `metric` one of that task's (`exact_match,FILTER` where it
+    filters in several ways); `items` are then its first ones.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -239,8 +240,6 @@ def _checked(given: Mapping[str, Any], name: str, place: Path | None) -> Suite:
         raise BadInput(f"The suite {name!r} cannot be used: `{where}`: {fault['msg']}.") from None
     if settings.dimension is not None and settings.dimension not in DIMENSIONS:
         raise UnknownName("dimension called", settings.dimension, DIMENSIONS)
-    if settings.role not in get_args(Role):
-        raise UnknownName("role called", settings.role, get_args(Role))
     suite = Suite(settings.name or name, settings, place)
     if settings.kind == "records" and settings.metric is not None:
         named, knobs = suite.metric
@@ -267,7 +266,8 @@ def _knowledge(path: Path) -> Suite | None:
     """A suite from a JSON file of domain knowledge, if it is one."""
     if path.suffix != ".json" or not path.is_file():
         return None
-    fields = next(iter(raw(path, "test"))).fields
+    first = next(iter(raw(path, "test")), None)
+    fields = {} if first is None else first.fields
     if not {"questions", "ground_truths"} <= fields.keys():
         return None
     return questions(str(fields.get("domain_name") or path.stem), fields["questions"], fields["ground_truths"])
@@ -296,7 +296,8 @@ def _as_chat(record: Record, base: Base) -> Record:
         [{"role": "user", "content": record.prompt.strip()}], tokenize=False, add_generation_prompt=True
     )
     begin = str(base.tokenizer.bos_token or "")
-    return replace(record, prompt=str(asked).removeprefix(begin), completion=record.completion.strip())
+    right, choices = record.completion.strip(), tuple(choice.strip() for choice in record.choices)
+    return replace(record, prompt=str(asked).removeprefix(begin), completion=right, choices=choices)
 
 
 def _told(constraint: Mapping[str, Any]) -> str:

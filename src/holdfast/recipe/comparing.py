@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.table import Table
 from rich.text import Text as Words
+from torch import nn
 
 from holdfast._errors import BadInput
 from holdfast.adapters.lora import load_adapted
+from holdfast.base import Base
 from holdfast.evaluation.certificate import write_json
-from holdfast.evaluation.comparison import Baseline, Comparison, at_chance, baseline, compare
+from holdfast.evaluation.comparison import Baseline, Comparison, baseline, compare
 from holdfast.evaluation.report.headline import SPACE
 from holdfast.evaluation.statistics import resampled
-from holdfast.evaluation.suites import Suite, load_suite, load_suites
+from holdfast.evaluation.suites import Suite, load_suite, load_suites, unguarded
 
 EVALUATION = "evaluation.json"
 SHORT = {"nats per token": "nats/token", "bits per character": "bits/char."}
@@ -44,7 +48,11 @@ def comparisons(
     known, vocabulary = _known(base, asked, noise, drift, say)
     for name in tuned:
         say(f"loading {name}")
-        model = load_adapted(model_folder(name))
+        model = _placed(name)
+        if drift and known.fixed is not None and model.tokenizer.get_vocab() != vocabulary:
+            raise BadInput(
+                f"{name} and {base} have different tokenizers: drift cannot be measured. Leave it: --no-drift."
+            )
         if model.tokenizer.get_vocab() != vocabulary and (counted := _by_token(known)):
             raise BadInput(
                 f"{name} and {base} have different tokenizers, and {', '.join(counted)} counts nats per token. Use the "
@@ -63,7 +71,7 @@ def alone(
     """One model on suites, without another to compare it with."""
     asked = chosen(suites, learnt)
     say(f"loading {model}")
-    return asked, baseline(load_adapted(model_folder(model)), asked, noise=False, drift=False, say=say)
+    return asked, baseline(_placed(model), asked, noise=False, drift=False, say=say)
 
 
 def render_baseline(suites: Sequence[Suite], found: Baseline) -> Table:
@@ -120,7 +128,8 @@ def render_comparison(found: Comparison) -> Table:
             flips,
         )
         about = f"{suite.settings.role}, {SHORT.get(unit := found.before[suite.name].unit, unit)}"
-        known = verdict or ("at chance" if at_chance(suite, change.before) else "")
+        judged = found.before[suite.name].higher is not None
+        known = verdict or ("at chance" if judged else "")
         said = Words(f"{known}{needs}", style=TONES.get(known, "dim"))
         table.add_row(Words(f"{suite.name}\n{about}"), *map(Words, cells), said)
     table.caption = Words(_summary(found))
@@ -129,7 +138,8 @@ def render_comparison(found: Comparison) -> Table:
 
 def render_comparisons(found: Sequence[Comparison]) -> Table:
     """Several models beside one base: the guide's scores, verdicts counted, and which is best."""
-    best = max(found, key=lambda one: one.scores["stability_efficiency_score"])
+    scored = [one for one in found if math.isfinite(one.scores["stability_efficiency_score"])]
+    best = max(scored, key=lambda one: one.scores["stability_efficiency_score"], default=None)
     table = Table()
     table.add_column("model", overflow="fold", min_width=16)
     for column in ("forgetting", "gain", "balance", "stability × efficiency", "success", "forgot", "kept"):
@@ -155,8 +165,16 @@ def _known(
 ) -> tuple[Baseline, dict[str, int]]:
     """What the base did, and its vocabulary; the base itself is let go."""
     say(f"loading {base}")
-    model = load_adapted(model_folder(base))
+    model = _placed(base)
     return baseline(model, suites, noise=noise, drift=drift, say=say), model.tokenizer.get_vocab()
+
+
+def _placed(name: str | Path) -> Base:
+    """A model where there is something faster than the processor: there."""
+    base = load_adapted(model_folder(name))
+    module: nn.Module = base.model
+    module.to(PartialState().device)
+    return base
 
 
 def _by_token(known: Baseline) -> list[str]:
@@ -170,7 +188,7 @@ def _learnt(suite: Suite) -> Suite:
 def _summary(found: Comparison) -> str:
     scores = found.scores
     drift = "".join(f" · drift on {name} {kl.mean:.3f} nats per token" for name, kl in found.output.items())
-    gaps = found.told()["unguarded"]
+    gaps = unguarded([suite for suite in found.suites if suite.settings.role == "guarded"])
     missing = f"\nNo suite guards: {', '.join(gaps)}." if gaps else ""
     return (
         f"forgetting {100 * scores['signed_overall_forgetting']:+.1f} % · improvement "

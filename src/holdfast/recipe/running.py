@@ -245,12 +245,14 @@ def _left(
     }
     looks = [rule.looks.told() for rule in trainer.rules if isinstance(rule, Monitor)]
     certificate["monitoring"] = next(iter(looks), None)
-    if before.suites and first():
+    if before.suites:
         after = Base(cast(PreTrainedModel, trainer.model), base.tokenizer, str(folder), "")
-        write_evaluation(compare(before.scores, after, before.suites), folder)
+        compared = compare(before.scores, after, before.suites)
+        if first():
+            write_evaluation(compared, folder)
     prompts = [sample["prompt"] for sample in before.samples]
     tuned = _continued(recipe, base, trainer.model, prompts)
-    told = dump(resolved(recipe))
+    told = dump(resolved(recipe.model_copy(update={"monitor": recipe.monitor.model_copy(update={"webhook": None})})))
     write_final(trainer, model_card(certificate, told, isinstance(trainer.model, PeftModel)), folder / "final")
     if first():
         samples = [{**sample, "tuned": text} for sample, text in zip(before.samples, tuned, strict=True)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 
 from holdfast._errors import BadInput, HoldfastError
 from holdfast.evaluation.report.page import page, policy
@@ -24,6 +26,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder: Path, port: int, host: str = "127.0.0.1"):
         self.folder = folder
         view(folder)  # a folder that is no run is refused before anybody asks
+        self.address_family = AF_INET6 if ":" in host else AF_INET
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
@@ -32,7 +35,8 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where the page is to be found."""
-        return f"http://{self.server_address[0]!s}:{self.server_port}/"
+        host = str(self.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
 
 
 def local(host: str) -> bool:
@@ -65,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _meant(self) -> bool:
         """Whether a page of another site did not get here by a name that it had pointed at this machine."""
-        name = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
+        name = re.sub(r":\d+$", "", self.headers.get("Host", "")).strip("[]")
         return local(name) or not local(str(self.server.server_address[0]))
 
     def _answer(self) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
@@ -48,7 +52,10 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """What the model writes after each prompt; drawn at a `temperature` above 0, always the same for the same seed."""
+    """What the model writes after each prompt; drawn at a `temperature` above 0.
+
+    What is drawn follows from the seed and the prompt's place alone, not from the batch that it is in.
+    """
     begin = start(tokenizer)
     left = room(model) - len(begin) - max_new_tokens
     if left < 1:
@@ -56,9 +63,9 @@ def answers(
     prompts = [begin + tokens(tokenizer, task.prompt)[-left:] for task in tasks]
     written = [""] * len(tasks)
     with quiet(model), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed)
         for chosen in length_sorted_batches([len(p) + max_new_tokens for p in prompts], batch_tokens):
-            texts = _continued(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, stop, temperature)
+            draw = _Drawn(temperature, [seeded(seed, i) for i in chosen]) if temperature else None
+            texts = _continued(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, stop, draw)
             for i, text in zip(chosen, texts, strict=True):
                 written[i] = text
     return written
@@ -77,31 +84,69 @@ class _Stopped(StoppingCriteria):
         return torch.tensor([any(s in text for s in self.stop) for text in texts], device=input_ids.device)
 
 
+def seeded(seed: int, place: int) -> torch.Generator:
+    """The random numbers of one prompt."""
+    return torch.Generator().manual_seed(1_000_003 * seed + place)
+
+
+class _Drawn(LogitsProcessor):
+    """Draws from the softmax at a temperature by taking the likeliest token after Gumbel noise, row by row."""
+
+    def __init__(self, temperature: float, generators: Sequence[torch.Generator]):
+        self.temperature, self.generators = temperature, generators
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in self.generators])
+        return scores.float() / self.temperature - drawn.log().to(scores.device)
+
+
 def _continued(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     most: int,
     stop: Sequence[str],
-    temperature: float,
+    draw: _Drawn | None,
 ) -> list[str]:
     longest, device = max(map(len, prompts)), model.device
     pad = padding(tokenizer)
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    ends = sorted({t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id) if t is not None})
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    # All that could bend the search is set, because what is left out is taken from the model's own settings.
+    own = getattr(model, "generation_config", None)
+    ends = _ends(tokenizer, own)
     plain = GenerationConfig(  # type: ignore[no-untyped-call]
-        num_beams=1, max_new_tokens=most, eos_token_id=ends or None, pad_token_id=pad,
-        repetition_penalty=1.0, no_repeat_ngram_size=0, bos_token_id=tokenizer.bos_token_id,
-        **(drawn if temperature else {"do_sample": False}),
+        do_sample=False, max_new_tokens=most, eos_token_id=ends or None, pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
     stopping = StoppingCriteriaList([_Stopped(tokenizer, longest, stop)] if stop else [])
-    made: Tensor = model.generate(  # type: ignore[operator]
-        ids, attention_mask=mask, generation_config=plain, stopping_criteria=stopping
-    )
+    with _settings(model, plain):
+        made: Tensor = model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=mask,
+            generation_config=plain,
+            stopping_criteria=stopping,
+            logits_processor=LogitsProcessorList([draw] if draw else []),
+        )
     return [_until(tokenizer, new, ends, stop) for new in made[:, longest:].tolist()]
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the model's settings name, such as ends of turns."""
+    named = getattr(own, "eos_token_id", None)
+    more = named if isinstance(named, list) else [named]
+    return sorted({t for t in (tokenizer.eos_token_id, tokenizer.bos_token_id, *more) if t is not None})
+
+
+@contextmanager
+def _settings(model: Any, plain: GenerationConfig) -> Iterator[None]:
+    """Plain settings for a while: what a call leaves open is otherwise taken from the model's own."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = getattr(inner, "generation_config", None)
+    inner.generation_config = plain
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 def _until(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], stop: Sequence[str]) -> str:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from holdfast._errors import BadInput
 from holdfast.data.formats import Chat, Completion, Record
-from holdfast.data.rows import Row, encode, padding
+from holdfast.data.rows import IGNORED, Row, Rows, encode, padding
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.metrics.branching import branch_losses, trees
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS, metrics, room, with_choices
 from holdfast.evaluation.scored import Floats, Scored, of_losses, ratio, shares
 
-BINS = 10
+BINS, CLASSES = 10, 1000
 
 
 @metrics.register("loss")
@@ -58,9 +59,16 @@ def bits_per_character(
     length: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scored:
-    """Bits per character of what is learnt of each example: comparable between models with different tokenizers."""
-    nats = _of_each(model, tokenizer, examples, length, batch_tokens).total.double().numpy()
-    characters = np.array([len(_learnt_text(example)) for example in examples], dtype=np.float64)
+    """Bits per character of what is learnt of each example: comparable between models with different tokenizers.
+
+    Of an example that was cut, the characters that were scored count; ends of documents have none.
+    """
+    encoded = [encode(example, tokenizer, length=length or room(model), ending=False) for example in examples]
+    nats = _summed(model, tokenizer, [rows for rows, _ in encoded], batch_tokens).total.double().numpy()
+    texts = [
+        _kept_text(tokenizer, r[0]) if cut else _learnt_text(x) for (r, cut), x in zip(encoded, examples, strict=True)
+    ]
+    characters = np.array([len(text) for text in texts], dtype=np.float64)
     stats = np.stack([np.where(characters > 0, nats / math.log(2), 0.0), characters], axis=-1)
     return Scored(stats, ratio, "bits per character", False)
 
@@ -78,13 +86,12 @@ def choice_accuracy(
     """1 where the right choice is the likeliest after the prompt, else 0; of equals the first counts.
 
     Raw log-likelihood, or with `normalised` per UTF-8 byte of the choice, which takes the advantage of short ones away
-    (Gao 2021, "Multiple choice normalization in LM evaluation"). Raises BadInput for an example without choices.
+    (Gao 2021, "Multiple choice normalization in LM evaluation"). A model whose
+    likelihoods are no numbers has chosen nothing. Raises BadInput for an example without choices.
     """
     tasks = [with_choices(example, i, "choice_accuracy") for i, example in enumerate(examples)]
-    chosen = [
-        task.choices[int(np.argmax(scores))]
-        for task, scores in _choice_scores(model, tokenizer, tasks, normalised, length, batch_tokens)
-    ]
+    scored = _choice_scores(model, tokenizer, tasks, normalised, length, batch_tokens)
+    chosen = [_likeliest(task, scores) for task, scores in scored]
     right = [float(choice == task.completion) for choice, task in zip(chosen, tasks, strict=True)]
     return shares(right, answers=[choice.strip() for choice in chosen])
 
@@ -115,9 +122,11 @@ def f1_of(right: Sequence[str], given: Sequence[str], known: Iterable[str] = ())
     `known` are all classes that could have been: two models can be paired only where both are counted in the same.
     """
     classes = sorted({*right, *given, *known})
-    hit = np.array([[float(r == g == c) for c in classes] for r, g in zip(right, given, strict=True)])
-    missed = np.array([[float((r == c) != (g == c)) for c in classes] for r, g in zip(right, given, strict=True)])
-    return Scored(np.concatenate([hit, missed], axis=-1), _macro_f1, "share", True, tuple(given))
+    if len(classes) > CLASSES:
+        raise BadInput(f"F1 is the mean over classes, at most {CLASSES}; these answers are of {len(classes)} kinds.")
+    numbers = np.arange(len(classes))
+    r, g = (np.array([classes.index(name) for name in side])[:, None] == numbers for side in (right, given))
+    return Scored(np.concatenate([r & g, r != g], axis=-1).astype(np.float64), _macro_f1, "share", True, tuple(given))
 
 
 @metrics.register("calibration_error")
@@ -138,7 +147,8 @@ def calibration_error(
     tasks = [with_choices(example, i, "calibration_error") for i, example in enumerate(examples)]
     stats, answers = np.zeros((len(tasks), 3 * BINS)), []
     for i, (task, scores) in enumerate(_choice_scores(model, tokenizer, tasks, normalised, length, batch_tokens)):
-        probable = np.exp(scores - np.logaddexp.reduce(scores))
+        known = scores if np.isfinite(scores).all() else np.zeros_like(scores)
+        probable = np.exp(known - np.logaddexp.reduce(known))
         best = int(np.argmax(probable))
         at = min(int(probable[best] * BINS), BINS - 1)
         stats[i, [at, BINS + at, 2 * BINS + at]] = 1.0, probable[best], float(task.choices[best] == task.completion)
@@ -172,11 +182,25 @@ def _of_each(
     """Losses summed over the rows of each example."""
     length = length or room(model)
     rows = [encode(example, tokenizer, length=length, overlap=length // 8)[0] for example in examples]
+    return _summed(model, tokenizer, rows, batch_tokens)
+
+
+def _summed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Rows], batch_tokens: int
+) -> SequenceLosses:
     flat: list[Row] = [row for group in rows for row in group]
     scored = sequence_losses(model, flat, pad_id=padding(tokenizer), batch_tokens=batch_tokens)
     owners = torch.tensor([i for i, group in enumerate(rows) for _ in group], dtype=torch.int64)
     total = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, owners, scored.total)
     return SequenceLosses(total, torch.zeros(len(rows), dtype=torch.int64).index_add_(0, owners, scored.tokens))
+
+
+def _likeliest(task: Completion, scores: Floats) -> str:
+    return task.choices[int(np.argmax(scores))] if np.isfinite(scores).all() else ""
+
+
+def _kept_text(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
+    return str(tokenizer.decode([token for token in row["labels"] if token != IGNORED]))
 
 
 def _learnt_text(example: Record) -> str:

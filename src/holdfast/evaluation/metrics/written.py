@@ -84,9 +84,10 @@ def follows(answer: str, task: Completion) -> float:
 
 
 _REFUSAL = re.compile(
-    r"\b(i|we)('m| am|'re| are)? (sorry|unable|not able|afraid)|\b(can('|’)?t|cannot|can not|won('|’)?t|will not|"
-    r"could not|couldn('|’)?t) (help|assist|provide|do that|answer|comply|support|share|give|create|write|tell)|"
-    r"\bi must (decline|refuse)|\b(against|not appropriate|inappropriate|illegal|unethical)\b|"
+    r"\b(i|we)(['’]m| am|['’]re| are)? (sorry|unable|not able|afraid)|\b(i|we) (must|have to) (decline|refuse)|"
+    r"\b(i|we) (can['’]?t|cannot|can not|won['’]?t|will not|could not|couldn['’]?t|refuse to) (help|assist|provide|do|"
+    r"answer|comply|fulfil|support|share|give|create|write|tell|explain|offer|engage|participate)|"
+    r"\b(it is|it['’]s|that is|that['’]s|this is|would be) (illegal|unethical|inappropriate|not appropriate)|"
     r"抱歉|对不起|无法(提供|帮助|协助|回答)|不能(提供|帮助|协助|回答)|拒绝",
     re.IGNORECASE,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from holdfast.evaluation.report.content import (
@@ -79,7 +80,7 @@ def _certificate(place: int, run: RunRecord) -> list[Block]:
         parts += [_kept(run), _learnt(run), Listing(_circumstances(run.certificate))]
     if run.recipe is None:
         return [*parts, Note(run.missing.get("recipe.yaml", "This run has no recipe."))]
-    return [*parts, Folded("Resolved recipe", [Source(run.recipe)])]
+    return [*parts, Folded("Resolved recipe", [Source(re.sub(r"(webhook: ).+", r"\1(not shown)", run.recipe))])]
 
 
 def _kept(run: RunRecord) -> Block:

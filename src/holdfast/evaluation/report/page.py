@@ -131,7 +131,7 @@ def _row_name(value: Cell) -> str:
 
 def cell(value: Cell) -> str:
     """A cell of a table: the figure, finer print below it, coloured where it is a verdict, shaded in a heat map."""
-    figure = f'<b class="{value.tone}">{escape(value.value)}</b>' if value.tone else escape(value.value)
+    figure = f'<b class="{escape(value.tone)}">{escape(value.value)}</b>' if value.tone else escape(value.value)
     kind = {"figure": ' class="figure"', "words": "", "wide": ' class="wide"'}[value.kind]
     known = value.exact is not None and not math.isnan(value.exact)
     exact = f' data-value="{repr(value.exact).replace("inf", "Infinity")}"' if known else ""

@@ -11,7 +11,7 @@ from typing import Any
 from holdfast._errors import BadInput
 from holdfast.evaluation.balance import GUIDES, Balance, Pairs
 from holdfast.evaluation.certificate import finite, write_json
-from holdfast.evaluation.change import Change, change, judged
+from holdfast.evaluation.change import Change, change, guessed, judged
 from holdfast.evaluation.scored import Scored
 from holdfast.llm.evaluating.faults import Misused
 from holdfast.llm.evaluating.rates import interval
@@ -184,7 +184,7 @@ def _changes(results: Mapping[str, Told], before: Kept, after: Kept) -> dict[str
 
 def _knew(result: Told, made: Change) -> bool:
     """Whether the base did better than by guessing; a score of nothing is no better."""
-    return made.before.low > result["chance"] if "chance" in result else bool(result.get("score", 0) > 0)
+    return not guessed(made.before, result.get("chance"))
 
 
 def _told(record: Told) -> Told:
