@@ -19,30 +19,40 @@ from holdfast.evaluation.metrics.words import HAN, normalised, points, words
 from holdfast.evaluation.scored import Floats, Scored, shares
 
 Compare = Callable[[str, Completion], float]
+Score = Callable[[Sequence[str], Sequence[Completion]], Scored]
 
 LINE = ("\n",)
 """An answer of one line ends here; one of several lines needs other stops."""
 
 
-def _by_answer(name: str, about: str, compare: Compare, unit: str = "share", higher: bool | None = True) -> None:
-    """Enter a metric that gives each greedy answer a figure of its own."""
+def _enter(name: str, about: str, score: Score, most: int = 32) -> None:
+    """Enter a metric of greedy answers, each at most so many tokens where nobody says."""
 
     def metric(
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         examples: Sequence[Record],
         *,
-        max_new_tokens: int = 32,
+        max_new_tokens: int = most,
         stop: Sequence[str] = LINE,
         batch_tokens: int = BATCH_TOKENS,
     ) -> Scored:
         tasks = [with_prompt(example, i, name) for i, example in enumerate(examples)]
         written = greedy(model, tokenizer, tasks, max_new_tokens=max_new_tokens, stop=stop, batch_tokens=batch_tokens)
-        return shares(list(map(compare, written, tasks)), answers=written, unit=unit, higher=higher)
+        return score(written, tasks)
 
     metric.__name__ = name
     metric.__doc__ = about
     metrics.register(name)(metric)
+
+
+def _each(compare: Compare, unit: str = "share", higher: bool | None = True) -> Score:
+    """A score that gives each answer a figure of its own."""
+
+    def score(written: Sequence[str], tasks: Sequence[Completion]) -> Scored:
+        return shares(list(map(compare, written, tasks)), answers=written, unit=unit, higher=higher)
+
+    return score
 
 
 def accepted(task: Completion) -> tuple[str, ...]:
@@ -104,47 +114,6 @@ def length(answer: str, task: Completion) -> float:
     return float(len(words(answer)))
 
 
-_by_answer("exact_match", "1 where the greedy answer is a right one but for blanks at its ends, else 0.", matches)
-_by_answer("token_f1", "F1 of the words of the greedy answer, as for SQuAD; of Han text, of characters.", token_f1)
-_by_answer("rouge_l", "ROUGE-L of the greedy answer.", rouge_l)
-_by_answer("coverage", "The share of the right answer's points that the greedy answer names.", coverage)
-_by_answer("constraints", "1 where the greedy answer does all that the instruction asks for, else 0.", follows)
-_by_answer("refusal", "1 where the greedy answer refuses exactly what it should; told by how it is worded.", refuses)
-_by_answer("style", "The mean length of greedy answers in words; drift compares their style.", length, "words", None)
-
-exact_match = metrics["exact_match"]
-
-
-@metrics.register("bleu")
-def bleu(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Record],
-    *,
-    max_new_tokens: int = 64,
-    stop: Sequence[str] = LINE,
-    batch_tokens: int = BATCH_TOKENS,
-) -> Scored:
-    """BLEU of the greedy answers over all examples, in [0, 1], by sacrebleu; Han text in its own tokenisation."""
-    written, tasks = _written(model, tokenizer, examples, "bleu", max_new_tokens, stop, batch_tokens)
-    return bleu_of(written, [accepted(task) for task in tasks])
-
-
-@metrics.register("chrf")
-def chrf(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Record],
-    *,
-    max_new_tokens: int = 64,
-    stop: Sequence[str] = LINE,
-    batch_tokens: int = BATCH_TOKENS,
-) -> Scored:
-    """chrF2 of the greedy answers over all examples, in [0, 1], by sacrebleu: needs no words."""
-    written, tasks = _written(model, tokenizer, examples, "chrf", max_new_tokens, stop, batch_tokens)
-    return chrf_of(written, [accepted(task) for task in tasks])
-
-
 def bleu_of(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Scored:
     """BLEU of answers against the references of each, resampled by their n-gram counts."""
     han = any(HAN.search(text) for group in references for text in group)
@@ -180,20 +149,6 @@ def _counted(metric: Any, made: Any, answers: Sequence[str], references: Sequenc
     return Scored(stats, reduce, "score", True, tuple(answers))
 
 
-def _written(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Record],
-    name: str,
-    max_new_tokens: int,
-    stop: Sequence[str],
-    batch_tokens: int,
-) -> tuple[list[str], list[Completion]]:
-    tasks = [with_prompt(example, i, name) for i, example in enumerate(examples)]
-    written = greedy(model, tokenizer, tasks, max_new_tokens=max_new_tokens, stop=stop, batch_tokens=batch_tokens)
-    return written, tasks
-
-
 def _overlap(given: list[str], right: list[str]) -> float:
     if not given or not right:
         return float(given == right)
@@ -211,3 +166,21 @@ def _rouge(given: list[str], right: list[str]) -> float:
         for j, other in enumerate(right, start=1):
             row[j] = above[j - 1] + 1 if word == other else max(above[j], row[j - 1])
     return 2 * row[-1] / (len(given) + len(right))
+
+
+def _corpus(of: Callable[[Sequence[str], Sequence[Sequence[str]]], Scored]) -> Score:
+    """A score of all answers together."""
+    return lambda written, tasks: of(written, [accepted(task) for task in tasks])
+
+
+_enter("exact_match", "1 where the greedy answer is a right one but for blanks at its ends, else 0.", _each(matches))
+_enter("token_f1", "F1 of the words of the greedy answer, as for SQuAD; of Han text, of characters.", _each(token_f1))
+_enter("rouge_l", "ROUGE-L of the greedy answer.", _each(rouge_l))
+_enter("coverage", "The share of the right answer's points that the greedy answer names.", _each(coverage))
+_enter("constraints", "1 where the greedy answer does all that the instruction asks for, else 0.", _each(follows))
+_enter("refusal", "1 where the greedy answer refuses exactly what it should; told by its wording.", _each(refuses))
+_enter("style", "The mean length of greedy answers; drift compares their style.", _each(length, "words", None))
+_enter("bleu", "BLEU of the greedy answers together, in [0, 1], by sacrebleu.", _corpus(bleu_of), 64)
+_enter("chrf", "chrF2 of the greedy answers together, in [0, 1], by sacrebleu: needs no words.", _corpus(chrf_of), 64)
+
+exact_match = metrics["exact_match"]
