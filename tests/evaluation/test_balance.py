@@ -54,6 +54,12 @@ def test_weights_count_for_means_and_sums() -> None:
     assert found["avg_reference_score"] == pytest.approx(2.79 / 4)
 
 
+def test_half_of_a_small_gain_counts_above_one_half() -> None:
+    found = Balance().scores({"a": (0.8, 0.8)}, {"b": (0.5, 0.6)})
+    assert found["improvement_score"] == pytest.approx(0.6)
+    assert found["balance_score"] == pytest.approx(0.6 + 0.4 * 0.6)
+
+
 def test_nothing_forgotten_of_nothing() -> None:
     found = Balance().scores({"a": (0.0, 0.0)}, {"b": (0.0, 0.0)})
     assert found["overall_forgetting"] == found["overall_improvement"] == 0.0

@@ -222,7 +222,7 @@ def _noise(suite: Suite, base: Base, first: Scored) -> float:
     if suite.settings.kind == "lm_eval":
         return 0.0
     name, knobs = suite.metric
-    settings = suite.settings.model_copy(update={"metric": {name: {**knobs, "batch_tokens": BATCH_TOKENS // 16}}})
+    settings = suite.settings.model_copy(update={"metric": {name: {**knobs, "batch_tokens": BATCH_TOKENS // 32}}})
     again = replace(suite, settings=settings).score(base)
     same_examples(first, again)
     if np.array_equal(first.stats, again.stats):

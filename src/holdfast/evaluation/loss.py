@@ -19,7 +19,7 @@ from holdfast.data.store import Folder, Store
 LOGITS = 2**28
 """Most elements of the logits of one batch (1 GiB in float32); batches shrink with the vocabulary."""
 
-PROCESSOR = 2048
+PROCESSOR = 1024
 """Most padded tokens of a batch on a processor: larger ones leave its caches, pad more and take up to twice as long."""
 
 CHUNK = 2**24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, takewhile
 from typing import Any
 
@@ -78,8 +78,8 @@ def branch_losses(
 
     All branches of a tree stand in one row behind their context; each attends to that and to itself, at the places it
     would have alone. A model that such a mask does not reach (attention windows, recurrence, places told by distance,
-    virtual tokens) is found out on the longest tree and the one that tells most, and reads each branch with its
-    context, which costs choices x context more tokens.
+    virtual tokens) is found out on a tree or two and reads each branch with its context, which costs
+    choices x context more tokens.
     """
     if not trees:
         return []
@@ -89,9 +89,9 @@ def branch_losses(
 
 
 def _telling(trees: Sequence[Tree]) -> list[Tree]:
-    """The longest, which a window would cut, and the one with most tokens that a wrong mask or place would move.
+    """Two branches of the longest tree, which a window would cut, and of one that tells of masks and places.
 
-    Those are the tokens behind another branch whose logits are read: of branches of one token each there are none.
+    A wrong mask or place moves the tokens behind another branch whose logits are read; branches of one token have none.
     """
 
     def moved(tree: Tree) -> int:
@@ -100,8 +100,17 @@ def _telling(trees: Sequence[Tree]) -> list[Tree]:
     def size(tree: Tree) -> int:
         return len(tree.context) + max(map(len, tree.branches))
 
-    most, longest = max(trees, key=moved), max(trees, key=size)
-    return [most] if most is longest else [most, longest]
+    pairs = [_pair(tree) for tree in trees]
+    told = [moved(pair) for pair in pairs]
+    most = max((pair for pair, count in zip(pairs, told, strict=True) if 2 * count >= max(told)), key=size)
+    longest = max(pairs, key=size)
+    return [most] if size(most) == size(longest) else [most, longest]
+
+
+def _pair(tree: Tree) -> Tree:
+    """The first branch and the longest of the others."""
+    order = [0, *sorted(range(1, len(tree.branches)), key=lambda j: -len(tree.branches[j]))[:1]]
+    return replace(tree, branches=[tree.branches[j] for j in order], prompts=[tree.prompts[j] for j in order])
 
 
 def _packs(model: nn.Module, probed: list[Tree], pad_id: int, batch_tokens: int) -> bool:
