@@ -19,7 +19,7 @@ HEAD = ("model", "steps", "looks", "rows in a look", "share, told", "share, by t
 
 
 def shares(name: str, base: Base, steps: int, repetitions: int) -> dict[str, Any]:
-    """Trainings with and without monitor in turns, from the same start: its share of processor time, and the weights."""
+    """Trainings with and without monitor in turns, from the same start: its share of processor time, the weights."""
     new = rows(read("tiny/shakespeare"), base.tokenizer, length=LENGTH)[: steps * BATCH]
     old = rows(read("tiny/stories"), base.tokenizer, length=LENGTH, pack=False)
     start = {key: value.clone() for key, value in base.model.state_dict().items()}
