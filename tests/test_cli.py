@@ -211,9 +211,9 @@ def test_a_model_is_scored_on_suites_alone_and_beside_its_base(
     assert code("evaluate", "tiny", "--suite", suite) == 0 and "chance" in capsys.readouterr().out
     assert code("evaluate", "tiny", "tiny", "--suite", suite, "--output", tmp_path / "out") == 0
     assert "0, 0" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "report.html", "report.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", *REPORTS}
     assert code("compare", "tiny", "tiny", "tiny", "--suite", suite) == 0
-    assert "best" in capsys.readouterr().out
+    assert "balance" in capsys.readouterr().out
     assert code("evaluate", "tiny") == 2 and "Nothing to evaluate on" in capsys.readouterr().err
 
 

@@ -105,6 +105,7 @@ def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> 
             raise BadInput(_unreachable(name, revision, error)) from error
     if not (folder / CONFIG).is_file():
         found = "only an adapter: merge it into its base first" if (folder / ADAPTER).is_file() else f"no {CONFIG}"
+        found = f"a run, whose model is in {folder / 'final'}" if (folder / "final").is_dir() else found
         raise BadInput(
             f"{name} holds {found}. A base needs {CONFIG}, {WEIGHTS} and a tokenizer, "
             "as `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)` write them."

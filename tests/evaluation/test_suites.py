@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast._errors import BadInput, BadRecord, UnknownName
+from holdfast._errors import BadInput, UnknownName
 from holdfast.base import Base, load_base
 from holdfast.data.formats import Completion, Text
 from holdfast.data.rows import completion, start
@@ -89,7 +89,7 @@ def test_a_template_makes_the_prompt_and_names_the_line_that_lacks_a_field(tmp_p
     good = load_suite(folder(tmp_path / "good", items[:1], template="Q: {q}\nA:"))
     assert good.records == [Completion("Q: 1 + 1?\nA:", " 2")]
     bad = load_suite(folder(tmp_path / "bad", items, template="Q: {q}\nA:"))
-    with pytest.raises(BadRecord, match=r"items\.jsonl, line 2: the template asks for 'q'"):
+    with pytest.raises(BadInput, match=r"items\.jsonl, line 2: the template asks for 'q'"):
         _ = bad.records
 
 

@@ -153,8 +153,25 @@ def check_suite(
     import holdfast.evaluation.change
     import holdfast.evaluation.suites
 
-    room, items_for = holdfast.evaluation.suites, holdfast.evaluation.change.items_for
-    for suite in room.load_suites(names):
+    room = holdfast.evaluation.suites
+    faults = 0
+    for name in names:
+        try:
+            loaded = room.load_suites([name])
+            for suite in loaded:
+                suite.check()
+        except BadInput as error:
+            say(f"{name}: {error}")
+            faults += 1
+            continue
+        _tell(loaded)
+    if faults:
+        raise typer.Exit(2)
+
+
+def _tell(loaded: list[holdfast.evaluation.suites.Suite]) -> None:
+    items_for = holdfast.evaluation.change.items_for
+    for suite in loaded:
         if suite.settings.kind == "lm_eval":
             console.print(f"{suite.name}: the task {suite.settings.task} of lm-evaluation-harness", soft_wrap=True)
             continue

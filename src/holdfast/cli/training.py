@@ -46,6 +46,8 @@ def train(
     with holdfast.display.Display(console) as display:
         result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
     _finished(result.certificate, result.folder, "a checkpoint was saved")
+    if stopped := (result.certificate or {}).get("stopped"):
+        say(f"The run was stopped before its end. {stopped}")
     console.print(holdfast.evaluation.report.render_table([result.folder]))
     _told(result.folder, result.verdict)
 

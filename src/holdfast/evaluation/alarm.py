@@ -32,9 +32,12 @@ class Alarm:
     margin: float
 
     def __str__(self) -> str:
+        rise, lower, allowed = (
+            f"{100 * math.expm1(min(nats, 50.0)):.3g} %" for nats in (self.rise, self.lower, self.margin)
+        )
         return (
-            f"At step {self.step}, {self.text} is worse than it was by {self.rise:.4g}, and by at least "
-            f"{self.lower:.4g} with 95 % confidence over all looks so far; {self.margin:.4g} was allowed."
+            f"At step {self.step}, the perplexity of {self.text} is up by {rise}, and by at least {lower} with 95 % "
+            f"confidence over all looks so far; {allowed} was allowed."
         )
 
 

@@ -103,18 +103,18 @@ def change(
         known, now = told(before.reduce(sums[..., :k])), told(before.reduce(sums[..., k:]))
         return np.where(np.isfinite(known) & np.isnan(now), np.inf, sign * (now - known))
 
-    def interval(stats: Floats, reduce: object = before.reduce) -> Interval:
-        return resampled(stats, reduce, level=level, resamples=resamples, seed=seed)  # type: ignore[arg-type]
-
+    options = {"level": level, "resamples": resamples, "seed": seed}
     pairs = np.concatenate([first, second], axis=-1)
-    sides, margin = (interval(first), interval(second)), max(margin, noise)
+    one, two = (interval(side, **options) for side in (before, after))  # type: ignore[arg-type]
+    margin = max(margin, noise)
     if before.binary and after.binary and before.documents is None:
         right, still = first[:, 0] == 1, second[:, 0] == 1
         lost, gained = int((right & ~still).sum()), int((~right & still).sum())
         found, centre = flips(lost, gained, len(first), sign=-sign, level=level)
-        return Change(*sides, found, mcnemar(lost, gained), margin, noise, lost, gained, centre)
+        return Change(one, two, found, mcnemar(lost, gained), margin, noise, lost, gained, centre)
     p = permutation(first, second, worse, resamples=resamples, seed=seed)
-    return Change(*sides, interval(pairs, worse), p, margin, noise)
+    found = resampled(pairs, worse, **options)  # type: ignore[arg-type]
+    return Change(one, two, found, p, margin, noise)
 
 
 def guessed(before: Interval, chance: float | None) -> bool:
@@ -142,8 +142,28 @@ def flips(lost: int, gained: int, n: int, *, sign: float = 1.0, level: float = 0
     se = math.sqrt(more + less - (more - less) ** 2 / size) / size
     df = max(n - 1, 1)
     half, bound = (float(t.ppf(p, df)) * se for p in ((1 + level) / 2, level))
-    mean = sign * (lost - gained) / n
-    return Interval(mean, centre - half, centre + half, centre + bound, se, n), centre
+    mean, low, high = sign * (lost - gained) / n, max(centre - half, -1.0), min(centre + half, 1.0)
+    return Interval(mean, low, high, min(centre + bound, 1.0), se, n), centre
+
+
+def share(right: Floats, *, level: float = 0.95) -> Interval:
+    """The share of right answers [n] with Wilson's interval (1927), which is wide where few were asked."""
+    n, p = len(right), float(np.mean(right))
+
+    def bounds(z: float) -> tuple[float, float]:
+        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return tuple((centre + way * half) / (1 + z * z / n) for way in (-1, 1))  # type: ignore[return-value]
+
+    normal = NormalDist()
+    (low, high), (_, upper) = bounds(normal.inv_cdf((1 + level) / 2)), bounds(normal.inv_cdf(level))
+    return Interval(p, low, high, upper, math.sqrt(p * (1 - p) / n), n)
+
+
+def interval(scored: Scored, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The figure of one model with its interval: Wilson's for right and wrong answers, else from the bootstrap."""
+    if scored.binary and scored.documents is None and scored.stats[:, 1].all():
+        return share(scored.stats[:, 0], level=level)
+    return resampled(scored.items().stats, scored.reduce, level=level, resamples=resamples, seed=seed)
 
 
 def mcnemar(lost: int, gained: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from holdfast.base import Base
 from holdfast.data.formats import Completion
-from holdfast.data.rows import Row, encode, padding, tokens
+from holdfast.data.rows import IGNORED, Row, padding, tokens
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
-from holdfast.evaluation.metrics.answers import answers
-from holdfast.evaluation.metrics.registry import room
+from holdfast.evaluation.metrics.answers import answers, continuations
 from holdfast.evaluation.metrics.words import words
 from holdfast.evaluation.scored import Floats, Reduce
 from holdfast.evaluation.statistics import Interval, draws, paired, resampled
@@ -65,10 +63,11 @@ class Behaviour:
 
 def behaviour(base: Base, prompts: Sequence[Completion], *, longest: int = LONGEST, seed: int = 0) -> Behaviour:
     """Let the base answer the prompts, drawn at temperature 1, and keep what the comparison needs of it."""
-    draw = partial(answers, base.model, base.tokenizer, prompts, max_new_tokens=longest, stop=(), temperature=1.0)
-    first, again = draw(seed=seed), draw(seed=seed + 1)
-    said = [Completion(p.prompt, text) for p, text in zip(prompts, first, strict=True)]
-    rows = [encode(record, base.tokenizer, length=room(base.model), ending=False)[0][0] for record in said]
+    model, tokenizer = base.model, base.tokenizer
+    written = continuations(model, tokenizer, prompts, max_new_tokens=longest, temperature=1.0, seed=seed)
+    rows: list[Row] = [{"input_ids": read + ids, "labels": [IGNORED] * len(read) + ids} for read, ids in written]
+    first = [str(tokenizer.decode(ids, skip_special_tokens=True)) for _, ids in written]
+    again = answers(model, tokenizer, prompts, max_new_tokens=longest, stop=(), temperature=1.0, seed=seed + 1)
     losses = sequence_losses(base.model, rows, pad_id=padding(base.tokenizer))
     table: Any = base.model.get_input_embeddings()
     vectors = table.weight.detach().float().cpu().clone()

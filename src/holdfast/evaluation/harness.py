@@ -88,6 +88,11 @@ class Task:
         kept = [sample for sample in samples if sample.get("filter", "none") == chosen]
         return task, sorted(kept, key=lambda sample: sample["doc_id"])
 
+    def check(self) -> None:
+        """Raise BadInput for a task that there is not."""
+        if isinstance(self._task, str) and self._task not in self._manager.all_tasks:
+            raise BadInput(f"The suite {self.name!r}: lm-evaluation-harness has no task {self._task!r}.")
+
     def shown(self, i: int) -> tuple[str, str]:
         """Prompt and right answer of an item, after it was scored."""
         sample = self._samples[i]

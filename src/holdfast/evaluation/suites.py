@@ -94,7 +94,10 @@ class Suite:
     @cached_property
     def records(self) -> list[Record]:
         """The examples; raises BadInput for data that cannot be read."""
-        made = list(self.given) or self._read()
+        try:
+            made = list(self.given) or self._read()
+        except BadInput as error:
+            raise BadInput(f"The suite {self.name!r}: {error}") from error
         most = self.settings.items
         if most is None or most >= len(made):
             return made
@@ -110,6 +113,13 @@ class Suite:
         if more:
             raise BadInput(f"The suite {self.name!r} names several metrics; a suite has one. Make two suites.")
         return name, dict(knobs or {})
+
+    def check(self) -> None:
+        """Raise BadInput, with the suite's name, for what could not be scored."""
+        if self.settings.kind == "lm_eval":
+            self._task.check()
+        else:
+            _ = self.records, self.metric
 
     @property
     def chance(self) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from holdfast.recipe.schema import WRAPPERS, Recipe, settings_of
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.progressive import Progressive
 from holdfast.rule import During, Every, Rule, Within, rules
+
+logger = logging.getLogger(__name__)
 
 SHORT = 500
 """Runs of fewer steps write no checkpoints unless asked (or interrupted); others as often as Hugging Face does."""
@@ -138,6 +141,8 @@ def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], folde
     """What the governor looks at anyway is left to it."""
     wanted, evaluation = recipe.monitor, texts.learn[1]
     watched = {name: text for name, text in texts.guarded.items() if name not in governed}
+    if not watched and (wanted.on_alarm, wanted.webhook, wanted.save) != ("log", None, "none"):
+        logger.warning("All guarded texts are governed: the governor acts on them, and the monitor raises no alarm.")
     return Monitor(
         {evaluation.name: evaluation.rows},
         {name: text.control.rows for name, text in watched.items()},

@@ -17,9 +17,9 @@ from holdfast._errors import BadInput
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import Base
 from holdfast.evaluation.certificate import write_json
+from holdfast.evaluation.change import interval
 from holdfast.evaluation.comparison import Baseline, Comparison, baseline, compare
 from holdfast.evaluation.report.headline import SPACE
-from holdfast.evaluation.statistics import resampled
 from holdfast.evaluation.suites import Suite, load_suite, load_suites, unguarded
 
 EVALUATION = "evaluation.json"
@@ -81,10 +81,9 @@ def render_baseline(suites: Sequence[Suite], found: Baseline) -> Table:
         table.add_column(column, justify="right")
     for suite in suites:
         scored = found.scores[suite.name]
-        whole = scored.items()
-        figure = resampled(whole.stats, whole.reduce)
+        figure = interval(scored)
         chance = "" if suite.chance is None else f"{suite.chance:.3f}"
-        cells = (f"{len(whole):,}", f"{figure.mean:.3f}", f"[{figure.low:.3f}, {figure.high:.3f}]", chance)
+        cells = (f"{figure.n:,}", f"{figure.mean:.3f}", f"[{figure.low:.3f}, {figure.high:.3f}]", chance)
         table.add_row(Words(f"{suite.name}\n{scored.unit}"), *map(Words, cells))
     return table
 
@@ -139,7 +138,8 @@ def render_comparison(found: Comparison) -> Table:
 def render_comparisons(found: Sequence[Comparison]) -> Table:
     """Several models beside one base: the guide's scores, verdicts counted, and which is best."""
     scored = [one for one in found if math.isfinite(one.scores["stability_efficiency_score"])]
-    best = max(scored, key=lambda one: one.scores["stability_efficiency_score"], default=None)
+    learnt = any(suite.settings.role == "learnt" for one in found for suite in one.suites)
+    best = max(scored, key=lambda one: one.scores["stability_efficiency_score"], default=None) if learnt else None
     table = Table()
     table.add_column("model", overflow="fold", min_width=16)
     for column in ("forgetting", "gain", "balance", "stability × efficiency", "success", "forgot", "kept"):
@@ -148,7 +148,7 @@ def render_comparisons(found: Sequence[Comparison]) -> Table:
         scores, verdicts = one.scores, list(one.verdicts.values())
         cells = (
             f"{100 * scores['signed_overall_forgetting']:+.1f}{SPACE}%",
-            f"{100 * scores['overall_improvement']:+.1f}{SPACE}%",
+            f"{100 * scores['overall_improvement']:+.1f}{SPACE}%" if learnt else "–",
             f"{scores['balance_score']:.3f}",
             f"{scores['stability_efficiency_score']:.3f}{', best' if one is best else ''}",
             "yes" if scores["is_successful"] else "no",

@@ -23,6 +23,7 @@ from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.select import Select, parse
 from holdfast.recipe.building import governing, steps, training_arguments
+from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.schema import Recipe, settings_of
 from holdfast.recipe.texts import Guarded, Texts
@@ -57,6 +58,8 @@ class Plan:
 def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe, from config, tokenizer and data alone; raises what `run` would raise before training."""
     model = freezing.from_config(load_config(recipe.base))
+    for suite in chosen(recipe.evaluate.suites, recipe.evaluate.learnt):
+        suite.check()
     texts = Texts(recipe, Base(model, load_tokenizer(recipe.base), recipe.base, ""))
     trained = methods.build(recipe.method.name, {"model": model, "seed": recipe.seed, **recipe.method.arguments})
     rows = len(texts.learn[0])

@@ -52,23 +52,50 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """What the model writes after each prompt; drawn at a `temperature` above 0.
+    """What the model writes after each prompt; drawn at a `temperature` above 0."""
+    ends = _ends(tokenizer, getattr(model, "generation_config", None))
+    written = continuations(
+        model,
+        tokenizer,
+        tasks,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        batch_tokens=batch_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return [_until(tokenizer, ids, ends, stop) for _, ids in written]
 
-    What is drawn follows from the seed and the prompt's place alone, not from the batch that it is in.
+
+def continuations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Completion],
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    batch_tokens: int = BATCH_TOKENS,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[tuple[list[int], list[int]]]:
+    """The tokens that the model read and those that it wrote after them, with the one that ended it.
+
+    What is drawn follows from the seed and the prompt's place alone, not from the batch that it is in. Text made of
+    the tokens may lack the blank before its first word, and is then not what was written after the prompt.
     """
     begin = start(tokenizer)
     left = room(model) - len(begin) - max_new_tokens
     if left < 1:
         raise BadInput(f"max_new_tokens = {max_new_tokens} leaves no room for a prompt in {room(model)} positions.")
     prompts = [begin + tokens(tokenizer, task.prompt)[-left:] for task in tasks]
-    written = [""] * len(tasks)
+    written: list[list[int]] = [[] for _ in tasks]
     with quiet(model), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         for chosen in length_sorted_batches([len(p) + max_new_tokens for p in prompts], batch_tokens):
             draw = _Drawn(temperature, [seeded(seed, i) for i in chosen]) if temperature else None
-            texts = _continued(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, stop, draw)
-            for i, text in zip(chosen, texts, strict=True):
-                written[i] = text
-    return written
+            made = _continued(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, stop, draw)
+            for i, ids in zip(chosen, made, strict=True):
+                written[i] = ids
+    return list(zip(prompts, written, strict=True))
 
 
 class _Stopped(StoppingCriteria):
@@ -107,7 +134,7 @@ def _continued(
     most: int,
     stop: Sequence[str],
     draw: _Drawn | None,
-) -> list[str]:
+) -> list[list[int]]:
     longest, device = max(map(len, prompts)), model.device
     pad = padding(tokenizer)
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
@@ -127,7 +154,10 @@ def _continued(
             stopping_criteria=stopping,
             logits_processor=LogitsProcessorList([draw] if draw else []),
         )
-    return [_until(tokenizer, new, ends, stop) for new in made[:, longest:].tolist()]
+    new: list[list[int]] = made[:, longest:].tolist()
+    return [
+        written[: next((i for i, token in enumerate(written) if token in ends), len(written)) + 1] for written in new
+    ]
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> list[int]:
