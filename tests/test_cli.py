@@ -291,6 +291,7 @@ def test_an_interrupted_demo_says_that_nothing_is_kept(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "holdfast", "recipes"]
     told = subprocess.run(command, capture_output=True, text=True, check=False)

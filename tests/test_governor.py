@@ -109,6 +109,7 @@ def test_the_final_weights_are_inside_the_aim_on_all_control_rows_and_use_it_up(
     assert 0.8 * aim < float(each.mean()) <= 1.02 * aim
 
 
+@pytest.mark.slow
 def test_looks_that_bring_nothing_stop_the_run_and_say_why() -> None:
     run = governed([], Governor([guard(0.08)], every=4, look=48, patience=1), steps=60, rate=3e-2)
     run.end()

@@ -64,6 +64,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(step: int, whole: Any, place: Pa
     assert host.state.global_step == 8
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_into_another_folder_and_from_there_again(whole: Any, place: Path, tmp_path: Path) -> None:
     second = made(tmp_path / "second", max_steps=8)
     second.train(str(place / "checkpoint-2"))
@@ -216,6 +217,7 @@ def test_older_checkpoints_go_only_after_the_new_one_stands(tmp_path: Path, monk
     assert there == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"], ["checkpoint-4", "checkpoint-6"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state"])
 def test_a_full_disk_stops_the_run_which_then_resumes_from_the_checkpoint_before(
     part: str, whole: Any, tmp_path: Path

@@ -50,7 +50,8 @@ CHOICES = [name for name in OWN if metric(name) == "choice_accuracy"]
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_those_that_a_suite_has(name: str) -> None:
     given = settings(name)
-    assert list(given) == KEYS
+    assert [key for key in given if key != "chat"] == KEYS
+    assert given.get("chat", False) == (metric(name) in ("constraints", "refusal", "style"))
     assert given["dimension"] in DIMENSIONS and given["language"] in ("en", "zh")
     assert name == f"{given['dimension']}-{given['language']}"
     assert given["role"] == ("watched" if given["dimension"] in WATCHED else "guarded")
@@ -75,7 +76,7 @@ def test_they_are_small_and_say_whose_they_are() -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_records_are_well_formed(name: str) -> None:
     keys = {
-        "choice_accuracy": {"prompt", "answer", "choices"}, "loss": {"text"}, "style": {"prompt"},
+        "choice_accuracy": {"prompt", "answer", "choices"}, "loss": {"text"}, "bits_per_character": {"text"}, "style": {"prompt"},
         "constraints": {"prompt", "constraints"}, "refusal": {"prompt", "answer"},
     }[metric(name)]  # fmt: skip
     records = items(name)

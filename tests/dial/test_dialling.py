@@ -66,6 +66,7 @@ def test_without_a_budget_there_is_a_frontier_and_no_model(whole: Path, tmp_path
     assert {path.name for path in found.folder.iterdir()} == {"dial.json", "frontier.png"}
 
 
+@pytest.mark.slow
 def test_an_adapter_is_left_with_its_products_scaled(adapter: Path, tmp_path: Path) -> None:
     found = dial(adapter, budget=BUDGET, points=1, layers=True, output=tmp_path / "dial")
     assert found.chosen is not None and found.fractions is not None and found.verdict == "holds"

@@ -47,6 +47,7 @@ def test_the_closed_formula_loses_the_same_share_in_each_step() -> None:
     assert np.exp(-fit(STEPS)) == pytest.approx(0.98**STEPS)
 
 
+@pytest.mark.slow
 def test_prediction_intervals_hold_what_comes_about_as_often_as_they_say() -> None:
     random, inside, trials = np.random.default_rng(1), 0, 200
     for _ in range(trials):

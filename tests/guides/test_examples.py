@@ -57,6 +57,7 @@ def test_importance(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert sum(int(n) for n in re.findall(r": (\d+)[,}]", told)) == 47
 
 
+@pytest.mark.slow
 def test_strategies(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(full, "strategies", monkeypatch, capsys)
     learnt = {
@@ -68,6 +69,7 @@ def test_strategies(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert learnt["selective"][1] < learnt["adaptive"][1] == 47
 
 
+@pytest.mark.slow
 def test_monitoring(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(full, "monitoring", monkeypatch, capsys)
     losses, rates = figures(r"loss ([\d.]+)", told), figures(r"learning rate (\d\S+)", told)
@@ -87,6 +89,7 @@ def test_manager(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert told.endswith("removed: True | left: ['conservative']\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("demo", ["basic", "rollback"])
 def test_the_simple_one(demo: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(loaded("frozen_adaptive_simple"), demo, monkeypatch, capsys)

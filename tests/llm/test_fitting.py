@@ -54,6 +54,7 @@ def test_it_is_the_run_of_a_recipe_bit_for_bit(tmp_path: Path) -> None:
     assert certificate["steps"] == 4 and certificate["learnt"][0]["gain"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_learns_from_text_or_stands_still(strategy: str) -> None:
     llm = tiny(strategy=strategy, update_frequency=2)
@@ -72,6 +73,7 @@ def test_records_a_dataset_and_texts_are_read_alike() -> None:
     assert same(answers[0], answers[1]) and same(answers[0], answers[2])
 
 
+@pytest.mark.slow
 def test_a_guarded_text_is_kept_as_in_a_recipe(tmp_path: Path) -> None:
     keep = {"suites": ["tiny/stories"], "probe": "none", "rows": 48}
     certificate = tiny().fit(PLAYS, keep=keep, length=32, **{**TRAIN, "max_steps": 1})

@@ -61,6 +61,7 @@ def test_an_expectation_taken_twice_fails_the_same_comparison(small: Any) -> Non
     assert error(enumerated(model, batch, power=2), truth) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bounds", [{"positions": 1, "classes": 20}, {"positions": None, "classes": 3}])
 def test_a_bounded_cost_leaves_the_mean_as_it_is(small: Any, bounds: dict[str, Any]) -> None:
     model, batch, truth = small
@@ -69,6 +70,7 @@ def test_a_bounded_cost_leaves_the_mean_as_it_is(small: Any, bounds: dict[str, A
     assert apart(mean, truth) < 0.6 * sum(apart(r, truth) for r in runs) / len(runs)
 
 
+@pytest.mark.slow
 def test_sampled_has_the_exact_expectation_as_its_mean(small: Any) -> None:
     model, batch, truth = small
     runs = [fisher_sampled(model, [batch], seed=seed) for seed in range(60)]

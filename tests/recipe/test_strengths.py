@@ -27,6 +27,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return recipe
 
 
+@pytest.mark.slow
 def test_more_strength_learns_less_and_keeps_more(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = grid(small, "l2sp", [0.0, 1e6])
     assert [pair.strength for pair in pairs] == [0.0, 1e6]

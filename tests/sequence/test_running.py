@@ -138,7 +138,8 @@ class Killed(Exception):
     """Nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("where", [pytest.param("between", marks=pytest.mark.slow), "inside"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["between", "inside"])
 def test_a_sequence_that_was_killed_goes_on_to_the_same_end(where: str, tmp_path: Path) -> None:
     rules = "rules=[replay: {share: 0.5, source: tasks}, distill: {}, ewc: {source: before, importance: before}]"
     own = recipe(tmp_path, "tasks.sizes.train={max_steps: 4, save_steps: 1}", "train.max_steps=2", rules)

@@ -6,11 +6,14 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
+
 from holdfast.watching import Server
 from tests.browser import chromium, opened
 from tests.evaluation.report.runs import SHAPES, certificate, write_run
 
 
+@pytest.mark.slow
 def test_the_page_follows_its_run_to_the_end(tmp_path: Path):
     folder = write_run(tmp_path / "governed", SHAPES["governed"])
     (folder / "certificate.json").unlink()

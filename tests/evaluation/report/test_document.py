@@ -102,6 +102,7 @@ def test_text_in_any_script_is_kept(page: str):
     assert '<meta charset="utf-8">' in page
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path):
     pages = [write_report(folders[:1], tmp_path / name).read_text("utf-8") for name in ("one.html", "two.html")]
     assert pages[0] == pages[1]
