@@ -76,7 +76,8 @@ def test_they_are_small_and_say_whose_they_are() -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_records_are_well_formed(name: str) -> None:
     keys = {
-        "choice_accuracy": {"prompt", "answer", "choices"}, "loss": {"text"}, "bits_per_character": {"text"}, "style": {"prompt"},
+        "choice_accuracy": {"prompt", "answer", "choices"}, "loss": {"text"}, "style": {"prompt"},
+        "bits_per_character": {"text"},
         "constraints": {"prompt", "constraints"}, "refusal": {"prompt", "answer"},
     }[metric(name)]  # fmt: skip
     records = items(name)
