@@ -269,7 +269,7 @@ def main() -> int:
             print(*line(runs[-1]), sep=" | ", flush=True)
     lines, missed = [line(run) for run in runs], judged(runs)
     show("Evaluation beside lm-evaluation-harness", HEAD, lines, words=(0, 1))
-    watched = [shares(base.name, base, 64 if base is tiny else 16, 1) for base in (tiny, random_llama(tiny))]
+    watched = [shares(tiny.name, tiny, 64, 1 if quick else 3)]
     show("What the monitor takes of a training", MONITORED, list(map(monitored, watched)))
     missed += [fault for found in watched for fault in faults(found)]
     said = verdict(missed, "choices are scored at least twice as fast, nothing is slower, and all answers are the same")

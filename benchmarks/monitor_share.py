@@ -24,6 +24,7 @@ def shares(name: str, base: Base, steps: int, repetitions: int) -> dict[str, Any
     old = rows(read("tiny/stories"), base.tokenizer, length=LENGTH, pack=False)
     start = {key: value.clone() for key, value in base.model.state_dict().items()}
     plain, watched, told, same = [], [], {}, True
+    trained(base, start, new, None, 8)  # the first steps of a process are slow
     for _ in range(repetitions):
         seconds, without, _ = trained(base, start, new, None, steps)
         plain.append(seconds)
