@@ -21,7 +21,7 @@ TITLE = "Three ways to spend the same steps"
 RUNS = ("plain", "remedies", "governed")
 """Each is the shipped recipe demo-NAME."""
 
-QUICK = ("train.max_steps=60", "keep.rows=256", "monitor.rows=32")
+QUICK = ("train.max_steps=60", "keep.rows=512", "monitor.rows=32")
 """What makes the demo a quick look."""
 
 
