@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from holdfast.data.probes import Probe
-from holdfast.evaluation.certificate import Audited, certify, finite, verdict, write_json
+from holdfast.evaluation.certificate import Audited, certify, verdict
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
+from holdfast.evaluation.plain import finite, write_json
 from holdfast.evaluation.statistics import Interval
 from tests.models import VOCABULARY, build
 

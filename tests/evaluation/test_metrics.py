@@ -13,7 +13,7 @@ from holdfast.base import Base, load_base
 from holdfast.data.formats import Chat, Completion, Text
 from holdfast.data.rows import completion, start, tokens
 from holdfast.evaluation.metrics import metrics
-from holdfast.evaluation.metrics.answers import greedy
+from holdfast.evaluation.metrics.answers import answers
 
 PROMPTS = (
     "Once upon a time, there was a little",
@@ -91,8 +91,8 @@ def test_exact_match_is_what_a_plain_loop_writes(base: Base) -> None:
 
 def test_a_stop_ends_the_answer(base: Base) -> None:
     tasks = [Completion(prompt, "") for prompt in PROMPTS]
-    whole = greedy(base.model, base.tokenizer, tasks, max_new_tokens=20, stop=())
-    cut = greedy(base.model, base.tokenizer, tasks, max_new_tokens=20, stop=(".", ","))
+    whole = answers(base.model, base.tokenizer, tasks, max_new_tokens=20, stop=())
+    cut = answers(base.model, base.tokenizer, tasks, max_new_tokens=20, stop=(".", ","))
     assert any("." in text or "," in text for text in whole)
     for text, short in zip(whole, cut, strict=True):
         ends = [text.find(mark) for mark in ".," if mark in text]
@@ -115,19 +115,19 @@ def test_a_document_end_ends_the_answer(base: Base) -> None:
     model = load_base("tiny").model
     model.__class__ = Ender
     word = base.tokenizer.decode([300])
-    assert greedy(model, base.tokenizer, [Completion("a dog", ""), Completion("a", "")], stop=()) == [word, word]
+    assert answers(model, base.tokenizer, [Completion("a dog", ""), Completion("a", "")], stop=()) == [word, word]
 
 
 def test_a_prompt_without_room_loses_its_beginning(base: Base) -> None:
     long = "far away " * 600
-    (text,) = greedy(base.model, base.tokenizer, [Completion(long, "")], max_new_tokens=4, stop=())
+    (text,) = answers(base.model, base.tokenizer, [Completion(long, "")], max_new_tokens=4, stop=())
     kept = tokens(base.tokenizer, long)[-(512 - 1 - 4) :]
     ids = [*start(base.tokenizer), *kept]
     with torch.no_grad():
         first = int(base.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
     assert text.startswith(base.tokenizer.decode([first]).strip() or text)
     with pytest.raises(BadInput, match="leaves no room"):
-        greedy(base.model, base.tokenizer, [Completion(long, "")], max_new_tokens=511)
+        answers(base.model, base.tokenizer, [Completion(long, "")], max_new_tokens=511)
 
 
 def test_loss_is_that_of_a_plain_loop(base: Base) -> None:

@@ -156,3 +156,17 @@ def test_anchors_are_where_this_run_began() -> None:
     before = weights(run)
     run.advance(batches(1)[0])
     assert max(float((t.detach() - before[n]).abs().max()) for n, t in run.tensors.items()) < 1e-2
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_journal_tells_the_mean_importance_of_each_part_once_a_run_has_ended(interrupted: bool) -> None:
+    rule = EWC(ROWS[:4])
+    run = started("llama", [rule])
+    importance = {name: t.clone() for name, t in rule.importance.items()}
+    run.interrupted = interrupted
+    run.end()
+    lines = [line for line in run.journal if line["kind"] == "importance"]
+    assert bool(lines) != interrupted  # a run that will be resumed has not ended
+    if lines:
+        mlp = [t.flatten() for n, t in importance.items() if run.params[n].place == "layers.0 mlp"]
+        assert lines[0]["groups"]["layers.0 mlp"] == pytest.approx(float(torch.cat(mlp).mean()), rel=1e-5)

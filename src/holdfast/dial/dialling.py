@@ -20,8 +20,9 @@ from holdfast.budget import Guard
 from holdfast.dial.line import Fractions, Line, Way, in_turn, merged, together
 from holdfast.dial.measuring import Measure, Point, Text
 from holdfast.dial.writing import write_model
-from holdfast.evaluation.certificate import Audited, certify, write_json
+from holdfast.evaluation.certificate import Audited, certify
 from holdfast.evaluation.loss import sequence_losses
+from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import frontier_picture
 from holdfast.evaluation.report.headline import between, change, marked, nats
 from holdfast.governor import Governor

@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from holdfast._errors import BadCheckpoint, Unsupported
 from holdfast.checkpoint import file_kept_whole, read_state, write_state
 from holdfast.data.rows import Row, digest, same_rows
-from holdfast.evaluation.certificate import finite
 from holdfast.evaluation.looks import Line, Looks
 from holdfast.evaluation.loss import SequenceLosses
+from holdfast.evaluation.plain import finite
 from holdfast.evaluation.reaction import Reaction, keep
 from holdfast.states import aside
 

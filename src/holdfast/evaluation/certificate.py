@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -61,22 +58,6 @@ def verdict(rise: Interval, budget: float | None) -> tuple[str | None, int | Non
         return "broken", None
     # The bootstrap's bound and the normal bound behind `needed` differ a little: never ask for fewer than there were.
     return "undecided", max(needed(rise.spread, limit - rise.mean), rise.n + 1) if math.isfinite(rise.spread) else None
-
-
-def write_json(value: Any, target: Path) -> None:
-    """Write plain values as JSON, whole or not at all; figures that are not finite become null."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.write_text(json.dumps(finite(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, target)
-
-
-def finite(value: Any) -> Any:
-    """The value with None for each float that JSON has no way to write."""
-    if isinstance(value, Mapping):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def kept_entry(audited: Audited, after: SequenceLosses) -> dict[str, Any]:

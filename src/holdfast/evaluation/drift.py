@@ -17,7 +17,7 @@ from holdfast.base import Base
 from holdfast.data.formats import Completion
 from holdfast.data.rows import IGNORED, Row, padding, tokens
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
-from holdfast.evaluation.metrics.answers import answers, continuations
+from holdfast.evaluation.metrics.answers import answers, written_tokens
 from holdfast.evaluation.metrics.words import words
 from holdfast.evaluation.scored import Floats, Reduce
 from holdfast.evaluation.statistics import Interval, draws, paired, resampled
@@ -64,7 +64,7 @@ class Behaviour:
 def behaviour(base: Base, prompts: Sequence[Completion], *, longest: int = LONGEST, seed: int = 0) -> Behaviour:
     """Let the base answer the prompts, drawn at temperature 1, and keep what the comparison needs of it."""
     model, tokenizer = base.model, base.tokenizer
-    written = continuations(model, tokenizer, prompts, max_new_tokens=longest, temperature=1.0, seed=seed)
+    written = written_tokens(model, tokenizer, prompts, max_new_tokens=longest, temperature=1.0, seed=seed)
     rows: list[Row] = [{"input_ids": read + ids, "labels": [IGNORED] * len(read) + ids} for read, ids in written]
     first = [str(tokenizer.decode(ids, skip_special_tokens=True)) for _, ids in written]
     again = answers(model, tokenizer, prompts, max_new_tokens=longest, stop=(), temperature=1.0, seed=seed + 1)

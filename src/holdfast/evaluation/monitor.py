@@ -123,11 +123,10 @@ def movement(run: Run) -> dict[str, float]:
     """|w - base| / |base| of what trains, by block and component."""
     squares: dict[str, list[Tensor]] = {}
     for name, param in run.params.items():
-        place = param.component if param.layer is None else f"layers.{param.layer} {param.component}"
         base = run.base.values[name]
         moved = local(run.tensors[name]).sub(base).float().square().sum()
         size = base.float().square().sum()
-        pair = squares.setdefault(place, [torch.zeros_like(moved), torch.zeros_like(size)])
+        pair = squares.setdefault(param.place, [torch.zeros_like(moved), torch.zeros_like(size)])
         pair[0] += moved
         pair[1] += size
     shares = {place: run.agreed(torch.stack(pair)) for place, pair in squares.items()}

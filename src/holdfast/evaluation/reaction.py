@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast._errors import BadInput, TrainingStopped
 from holdfast.checkpoint import kept_whole, write_state
-from holdfast.evaluation.certificate import finite
+from holdfast.evaluation.plain import finite
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from holdfast._errors import BadInput
 from holdfast.data.rows import Row, padding
-from holdfast.evaluation.certificate import finite, write_json
 from holdfast.evaluation.curve import EXPLAINED, Fit, forgetting_curve, full_steps
 from holdfast.evaluation.monitor import Monitor
+from holdfast.evaluation.plain import finite, write_json
 from holdfast.llm.anchored import check_room, importance, summed
 from holdfast.llm.continual_settings import continual_settings
 from holdfast.llm.isolation import apply_lora_adapter, freeze_model_layers

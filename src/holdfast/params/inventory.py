@@ -54,6 +54,11 @@ class Param:
     trainable: bool
     lora: LoraFactor | None = None
 
+    @property
+    def place(self) -> str:
+        """Its part of the model in words: `layers.3 mlp`, or the component alone outside the blocks."""
+        return self.component if self.layer is None else f"layers.{self.layer} {self.component}"
+
 
 def inventory(model: nn.Module) -> list[Param]:
     """All parameters in the order of `named_parameters()`, tied ones once.

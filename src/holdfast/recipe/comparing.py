@@ -16,9 +16,9 @@ from torch import nn
 from holdfast._errors import BadInput
 from holdfast.adapters.lora import load_adapted
 from holdfast.base import Base
-from holdfast.evaluation.certificate import write_json
 from holdfast.evaluation.change import interval
 from holdfast.evaluation.comparison import Baseline, Comparison, baseline, compare
+from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report.headline import SPACE
 from holdfast.evaluation.suites import Suite, load_suite, load_suites, unguarded
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from holdfast.evaluation.certificate import finite
+from holdfast.evaluation.plain import finite
 
 
 class Journal:

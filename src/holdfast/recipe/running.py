@@ -23,10 +23,11 @@ from holdfast.adapters.method import methods
 from holdfast.base import Base
 from holdfast.data.probes import Probe
 from holdfast.data.rows import collate
-from holdfast.evaluation.certificate import Audited, certify, write_json
+from holdfast.evaluation.certificate import Audited, certify
 from holdfast.evaluation.comparison import Baseline, baseline, compare
 from holdfast.evaluation.loss import ScoreCache, SequenceLosses
 from holdfast.evaluation.monitor import Monitor
+from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import FORMATS, write_report
 from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite

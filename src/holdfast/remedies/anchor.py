@@ -28,7 +28,8 @@ class Anchor(Rule):
     one of mean 1, so that strengths compare between estimators, models and sizes; c is the factor of the layer (see
     `coefficients`). The anchor is the model that this run starts from, which earlier tasks made: online EWC (Schwarz et
     al., 2018, arXiv:1805.06370), and with `decay` 1 the sum over tasks (Huszár, 2018, arXiv:1712.03847). On LoRA
-    importance belongs to the product s·BA. At the end, F is written to `folder` for the next task.
+    importance belongs to the product s·BA. At the end, F is written to `folder` for the next task, and its mean in each
+    part of the model to the journal (a line of kind "importance").
     """
 
     kind = Kind.PULL
@@ -88,12 +89,26 @@ class Anchor(Rule):
         pull(move, self.base.values, weight, importance)
 
     def end(self, run: Run) -> None:
-        if self.folder is not None and self.base is not None and run.process[0] == 0 and (total := self.final(run)):
+        total = {} if self.base is None or run.process[0] else self.final(run)
+        if total and self.folder is not None:
             write(total, self.folder)
+        if total and not run.interrupted:
+            run.log("importance", rule=run.name(self), groups=by_place(total, run))
         self.base, self.importance = None, {}
 
     def _settle(self, run: Run) -> None:
         self.base, self._factors = run.base, coefficients(self.layers, run.params)
+
+
+def by_place(importance: Importance, run: Run) -> dict[str, float]:
+    """The mean importance over the elements of each part of the model."""
+    places = {weighed(param): param.place for param in run.params.values()}
+    sums: dict[str, list[float]] = {}
+    for path, values in importance.items():
+        pair = sums.setdefault(places[path], [0.0, 0.0])
+        pair[0] += float(values.sum())
+        pair[1] += values.numel()
+    return {place: total / count for place, (total, count) in sums.items()}
 
 
 def on_device(values: Mapping[str, Tensor], run: Run) -> Importance:

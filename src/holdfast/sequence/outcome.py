@@ -14,9 +14,10 @@ import torch
 
 from holdfast import checkpoint
 from holdfast.data.rows import documents
-from holdfast.evaluation.certificate import VERDICTS, Audited, kept_entry, learnt_entry, write_json
+from holdfast.evaluation.certificate import VERDICTS, Audited, kept_entry, learnt_entry
 from holdfast.evaluation.loss import SequenceLosses
 from holdfast.evaluation.matrix import items
+from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.statistics import Interval, paired
 from holdfast.recipe.outcome import model_card, versions
 from holdfast.recipe.texts import Guarded

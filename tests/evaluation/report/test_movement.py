@@ -11,7 +11,7 @@ from matplotlib.text import Text
 
 from holdfast.evaluation.report import RunRecord
 from holdfast.evaluation.report.drawing import style
-from holdfast.evaluation.report.movement import level, moved, movement
+from holdfast.evaluation.report.movement import layer_map, level, parts
 from tests.evaluation.report.runs import SHAPES, groups
 
 
@@ -21,7 +21,7 @@ def _run(found: object) -> RunRecord:
 
 def _drawn(found: object) -> Figure:
     with style():
-        figure = movement(_run(found), 1e-3, 0.1)
+        figure = layer_map(_run(found), "movement", 1e-3, 0.1)
         assert figure is not None
         figure.draw_without_rendering()
     return figure
@@ -33,15 +33,15 @@ def _words(figure: Figure) -> list[str]:
 
 def test_the_last_line_counts(records: list[RunRecord]):
     expected = groups(1.0, SHAPES["plain"])
-    assert len(moved(records[0])) == len(expected)
-    assert moved(records[0])["mlp", 4] == expected["layers.4 mlp"]
-    assert moved(records[0])["embedding", None] == 0.0
+    assert len(parts(records[0])) == len(expected)
+    assert parts(records[0])["mlp", 4] == expected["layers.4 mlp"]
+    assert parts(records[0])["embedding", None] == 0.0
 
 
 def test_no_line_no_picture():
-    assert moved(RunRecord("run", Path("run"))) == {}
-    assert movement(RunRecord("run", Path("run")), 0.0, 0.0) is None
-    assert moved(_run(None)) == {}
+    assert parts(RunRecord("run", Path("run"))) == {}
+    assert layer_map(RunRecord("run", Path("run")), "movement", 0.0, 0.0) is None
+    assert parts(_run(None)) == {}
 
 
 def test_depth_of_colour_grows_with_movement_and_is_none_for_none():

@@ -11,6 +11,7 @@ from holdfast.evaluation.report.sections import (
     curves_section,
     decisions_section,
     headline_section,
+    importance_section,
     movement_section,
     plane_section,
 )
@@ -61,3 +62,11 @@ def test_empty_runs_say_so_in_every_section():
 def test_movement_of_a_model_that_did_not_move():
     still = RunRecord("run", Path("run"), log=({"kind": "movement", "step": 1, "groups": {"layers.0 mlp": 0.0}},))
     assert "<svg" in shown(movement_section, [still])
+
+
+def test_importance_is_shown_where_an_anchor_measured_it():
+    line = {"kind": "importance", "step": 9, "rule": "ewc", "groups": {"embedding": 0.5, "layers.1 mlp": 2.0}}
+    run = RunRecord("run", Path("run"), log=(line,))
+    assert "<svg" in shown(importance_section, [run])
+    assert importance_section([run]).figures == {"run": {"embedding": 0.5, "layers.1 mlp": 2.0}}
+    assert importance_section([RunRecord("run", Path("run"))]).blocks == []

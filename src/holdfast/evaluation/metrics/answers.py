@@ -1,4 +1,4 @@
-"""What a model answers: greedy continuation in batches of similar length, up to the first stop."""
+"""What a model answers to prompts, in text and in tokens."""
 
 from __future__ import annotations
 
@@ -25,22 +25,6 @@ from holdfast.data.rows import length_sorted_batches, padding, start, tokens
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS, room
 
 
-def greedy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[Completion],
-    *,
-    max_new_tokens: int = 32,
-    stop: Sequence[str] = ("\n",),
-    batch_tokens: int = BATCH_TOKENS,
-) -> list[str]:
-    """What the model writes after each prompt, greedily, up to the first stop; in batches of similar length.
-
-    A prompt that leaves no room for `max_new_tokens` loses its beginning. No random state changes.
-    """
-    return answers(model, tokenizer, tasks, max_new_tokens=max_new_tokens, stop=stop, batch_tokens=batch_tokens)
-
-
 def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -52,9 +36,13 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> list[str]:
-    """What the model writes after each prompt; drawn at a `temperature` above 0."""
+    """What the model writes after each prompt, up to the first stop; greedily, or drawn at a `temperature` above 0.
+
+    In batches of similar length. A prompt that leaves no room for `max_new_tokens` loses its beginning. No random
+    state changes.
+    """
     ends = _ends(tokenizer, getattr(model, "generation_config", None))
-    written = continuations(
+    written = written_tokens(
         model,
         tokenizer,
         tasks,
@@ -67,7 +55,7 @@ def answers(
     return [_until(tokenizer, ids, ends, stop) for _, ids in written]
 
 
-def continuations(
+def written_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Completion],

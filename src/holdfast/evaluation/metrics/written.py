@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from holdfast._errors import BadInput, MissingExtra
 from holdfast.data.formats import Completion, Record
 from holdfast.evaluation.constraints import holds
-from holdfast.evaluation.metrics.answers import greedy
+from holdfast.evaluation.metrics.answers import answers
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS, metrics, with_prompt
 from holdfast.evaluation.metrics.words import HAN, normalised, points, words
 from holdfast.evaluation.scored import Floats, Scored, shares
@@ -38,7 +38,7 @@ def _enter(name: str, about: str, score: Score, most: int = 32) -> None:
         batch_tokens: int = BATCH_TOKENS,
     ) -> Scored:
         tasks = [with_prompt(example, i, name) for i, example in enumerate(examples)]
-        written = greedy(model, tokenizer, tasks, max_new_tokens=max_new_tokens, stop=stop, batch_tokens=batch_tokens)
+        written = answers(model, tokenizer, tasks, max_new_tokens=max_new_tokens, stop=stop, batch_tokens=batch_tokens)
         return score(written, tasks)
 
     metric.__name__ = name

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast._errors import BadInput
+from holdfast.evaluation.plain import finite
 from holdfast.evaluation.report.content import Note, Section
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
 from holdfast.evaluation.report.forgetting import forgetting_section
@@ -18,6 +19,7 @@ from holdfast.evaluation.report.sections import (
     curves_section,
     decisions_section,
     headline_section,
+    importance_section,
     movement_section,
     plane_section,
 )
@@ -44,6 +46,7 @@ _COURSE = (
     forgetting_section,
     decisions_section,
     movement_section,
+    importance_section,
     samples_section,
     certificates_section,
 )
@@ -90,8 +93,6 @@ def write(title: str, told: Sequence[Section], target: Path) -> Path:
 
 def as_json(title: str, told: Sequence[Section]) -> str:
     """The figures of all sections under their names, as one object."""
-    from holdfast.evaluation.certificate import finite  # its room brings transformers: seconds that no page needs
-
     figures = {section.name: section.figures for section in told if section.name and section.figures is not None}
     return json.dumps(finite({"title": title, **figures}), ensure_ascii=False, indent=1) + "\n"
 

@@ -20,9 +20,9 @@ _COMPONENTS = ("embedding", "attention", "mlp", "norm", "adapter", "head", "othe
 _WIDTH, _ROW, _READABLE = 4.8, 0.33, 9  # inches; as many columns leave room for figures
 
 
-def moved(run: RunRecord) -> dict[Part, float]:
-    """The last movement line: |w - base| / |base| of each part."""
-    lines = run.lines("movement")
+def parts(run: RunRecord, kind: str = "movement") -> dict[Part, float]:
+    """The last line of a kind: a figure of each part, such as its movement |w - base| / |base|."""
+    lines = run.lines(kind)
     groups = lines[-1].get("groups") if lines else None
     found: dict[Part, float] = {}
     for name in groups if isinstance(groups, Mapping) else {}:
@@ -39,10 +39,10 @@ def level(value: float, lowest: float, highest: float) -> float:
     return 0.1 + 0.9 * (min(1.0, max(0.0, math.log(value / lowest) / span)) if span else 1.0)
 
 
-def movement(run: RunRecord, lowest: float, highest: float) -> Figure | None:
-    """The heat map of how far each part moved, by the last look; None where nothing was logged."""
-    parts = dict(sorted(moved(run).items(), key=lambda part: _order(part[0][0])))
-    return heat_map(parts, lowest, highest) if parts else None
+def layer_map(run: RunRecord, kind: str, lowest: float, highest: float) -> Figure | None:
+    """The heat map of the last line of a kind; None where nothing was logged."""
+    found = dict(sorted(parts(run, kind).items(), key=lambda part: _order(part[0][0])))
+    return heat_map(found, lowest, highest) if found else None
 
 
 def heat_map(parts: Mapping[Part, float], lowest: float, highest: float) -> Figure:

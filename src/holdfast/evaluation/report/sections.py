@@ -1,4 +1,4 @@
-"""The sections that look at runs side by side: headline, plane, curves, decisions and movement."""
+"""The sections that look at runs side by side: headline, plane, curves, decisions, movement, importance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holdfast.evaluation.report.content import (
     Verdicts,
 )
 from holdfast.evaluation.report.headline import NOTHING, SPACE, change, headline, plain, verdict_sentence, whole
-from holdfast.evaluation.report.movement import level, moved, movement
+from holdfast.evaluation.report.movement import layer_map, level, parts
 from holdfast.evaluation.report.plane import plane, tracks
 from holdfast.evaluation.report.plots import ACTIONS, curves
 from holdfast.evaluation.report.records import Entry, RunRecord, number
@@ -158,22 +158,46 @@ def _why(line: Entry) -> str:
 
 def movement_section(runs: Sequence[RunRecord]) -> Section:
     """How far each part of each model went from the base."""
-    found = {run.name: {_part(*part): value for part, value in moved(run).items()} for run in runs if moved(run)}
+    found = _parts(runs, "movement")
     if not found:
         return Section("Movement per layer", [Note("No run has logged how far its weights moved.")])
-    values = [value for parts in found.values() for value in parts.values() if value > 0]
-    lowest, highest = min(values, default=0.0), max(values, default=0.0)
     caption = (
         "Distance of the weights from the base model's, relative to their own length, at the last look. The colour is "
         "logarithmic and the same for all runs; what did not move at all has none. Outside: in no block."
     )
+    blocks = [Note(caption), *_maps(runs, "movement", found), _farthest(found)]
+    return Section("Movement per layer", blocks, "movement", found)
+
+
+def importance_section(runs: Sequence[RunRecord]) -> Section:
+    """What an anchor found important in each part of each model; empty where no run had one."""
+    found = _parts(runs, "importance")
+    if not found:
+        return Section("Importance per layer", [])
+    caption = (
+        "Mean importance of the weights of each part, as the anchor that held them counts it: 1 is the mean over all "
+        "weights of one task. The colour is logarithmic. Where this picture and the one above are both deep, something "
+        "that mattered has moved."
+    )
+    return Section("Importance per layer", [Note(caption), *_maps(runs, "importance", found)], "importance", found)
+
+
+def _parts(runs: Sequence[RunRecord], kind: str) -> dict[str, dict[str, float]]:
+    """Each run's figures by part, in the words of its log."""
+    known = {run.name: {_part(*part): value for part, value in parts(run, kind).items()} for run in runs}
+    return {name: figures for name, figures in known.items() if figures}
+
+
+def _maps(runs: Sequence[RunRecord], kind: str, found: Mapping[str, Mapping[str, float]]) -> list[Block]:
+    """A heat map of each run, all in the same colours."""
+    values = [value for figures in found.values() for value in figures.values() if value > 0]
+    lowest, highest = min(values, default=0.0), max(values, default=0.0)
 
     def draw() -> list[Picture]:
-        drawn = ((run.name, movement(run, lowest, highest)) for run in runs)
+        drawn = ((run.name, layer_map(run, kind, lowest, highest)) for run in runs)
         return [Picture(name, figure) for name, figure in drawn if figure is not None]
 
-    parts = [Note(caption), *_swatches(lowest, highest), Pictures(draw), _farthest(found)]
-    return Section("Movement per layer", parts, "movement", found)
+    return [*_swatches(lowest, highest), Pictures(draw)]
 
 
 def _part(component: str, block: int | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast._errors import UnknownName
-from holdfast.evaluation.certificate import finite, write_json
+from holdfast.evaluation.plain import finite, write_json
 from holdfast.evaluation.scored import Scored
 from holdfast.evaluation.statistics import resampled
 from holdfast.llm.evaluating.examples import examples_of, label_names

@@ -10,8 +10,8 @@ from typing import Any
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.balance import GUIDES, Balance, Pairs
-from holdfast.evaluation.certificate import finite, write_json
 from holdfast.evaluation.change import Change, change, guessed, judged
+from holdfast.evaluation.plain import finite, write_json
 from holdfast.evaluation.scored import Scored
 from holdfast.llm.evaluating.faults import Misused
 from holdfast.llm.evaluating.rates import interval

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._errors import BadInput
-from holdfast.evaluation.certificate import write_json
+from holdfast.evaluation.plain import write_json
 from holdfast.llm.evaluating.asking import ANSWER, BESIDES, QUESTIONS, Ask, questions_in, unlike
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast.data.formats import Completion, parse
 from holdfast.evaluation.metrics import choice_accuracy, metrics
-from holdfast.evaluation.metrics.answers import greedy
+from holdfast.evaluation.metrics.answers import answers
 from holdfast.evaluation.metrics.likelihood import f1_of
 from holdfast.evaluation.metrics.registry import room
 from holdfast.evaluation.metrics.written import bleu_of
@@ -92,7 +92,7 @@ class Sitting:
         lines = any("\n" in target.strip() for example in known for target in example.targets)
         tasks = [Completion(str(example.prompt), "") for example in known]
         most = min(self.written, room(self.model) // 2)
-        written = greedy(self.model, self.tokenizer, tasks, max_new_tokens=most, stop=() if lines else ("\n",))
+        written = answers(self.model, self.tokenizer, tasks, max_new_tokens=most, stop=() if lines else ("\n",))
         return bleu_of(written, [example.targets for example in known])
 
     @cached_property

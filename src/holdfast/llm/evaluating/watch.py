@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState
 
 from holdfast._errors import BadInput
-from holdfast.evaluation.certificate import write_json
+from holdfast.evaluation.plain import write_json
 from holdfast.llm.evaluating.comprehensive import ComprehensiveForgettingEvaluator, as_json
 from holdfast.llm.evaluating.measures import Labels
 from holdfast.llm.evaluating.pictures import trend
