@@ -6,8 +6,10 @@ HoldfastError
 │   ├── UnmatchedSelect a selection that matches no parameter, with the nearest paths
 │   ├── BadRecord       a record of a data file, with its file and line
 │   └── BadCheckpoint   a checkpoint that is incomplete or belongs to something else
+├── ExportRefused       a model that would not answer, once written, as it did before
 ├── Unsupported         the host or the model cannot keep a promise that was asked for
 │   └── MissingExtra    an optional package that is not installed
+├── OutOfMemory         a step that did not fit, with what to change and what that saves
 └── TrainingStopped     a run that had to stop; the last admitted weights are kept
 """
 
@@ -52,6 +54,10 @@ class BadCheckpoint(BadInput):
     """A checkpoint that is incomplete, damaged, or made for something else."""
 
 
+class ExportRefused(HoldfastError):
+    """A model that would not answer, once merged or written, as it did before; nothing was written."""
+
+
 class Unsupported(HoldfastError):
     """A promise that this host or model cannot keep; said before the first step."""
 
@@ -61,6 +67,12 @@ class MissingExtra(Unsupported):
 
     def __init__(self, thing: str, extra: str):
         super().__init__(f"{thing} takes an optional package: pip install 'holdfast[{extra}]'.")
+
+
+class OutOfMemory(HoldfastError):
+    """Memory was not enough for a step; nothing was learnt that a checkpoint does not hold."""
+
+    exit_code = 4
 
 
 class TrainingStopped(HoldfastError):

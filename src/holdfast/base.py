@@ -64,10 +64,13 @@ def load_base(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    quantization: Any = None,
+    device: torch.device | None = None,
 ) -> Base:
     """Load a base by name: `tiny`, a folder in Hugging Face layout, or a Hub id.
 
-    Weights are float32 unless another dtype is asked for, and are read from safetensors only. Raises BadInput when
+    Weights are float32 unless another dtype is asked for, and are read from safetensors only; with `quantization` (one
+    of transformers' quantisation configs) linear layers are stored as it says, on `device`. Raises BadInput when
     there is no such base, when files are missing or damaged, when the files lack weights that the model has, or when
     there is no tokenizer.
     """
@@ -75,8 +78,14 @@ def load_base(
     config = _config(folder, name, trust_remote_code)
     files = _weight_files(folder, name)
     tokenizer = _tokenizer(folder, name, trust_remote_code)
-    model = _model(folder, name, config, dtype or torch.float32, trust_remote_code)
-    return Base(model, tokenizer, str(name), _digest([folder / CONFIG, *files]))
+    settings = {"dtype": dtype or torch.float32, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    if quantization is not None:
+        settings |= {"quantization_config": quantization, "device_map": {"": device or torch.device("cpu")}}
+    model = _model(folder, name, config, settings)
+    digest = _digest([folder / CONFIG, *files])
+    if quantization is not None:
+        digest = hashlib.sha256(f"{digest} {quantization.to_json_string()}".encode()).hexdigest()
+    return Base(model, tokenizer, str(name), digest)
 
 
 def load_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -169,8 +178,7 @@ def _tokenizer(folder: Path, name: str | Path, trust: bool) -> PreTrainedTokeniz
     return tokenizer
 
 
-def _model(folder: Path, name: str | Path, config: PretrainedConfig, dtype: torch.dtype, trust: bool) -> Any:
-    settings = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust}
+def _model(folder: Path, name: str | Path, config: PretrainedConfig, settings: dict[str, Any]) -> Any:
     try:
         model, report = _model_class(config).from_pretrained(
             folder, config=config, output_loading_info=True, **settings

@@ -9,8 +9,10 @@ import torch
 
 from holdfast._errors import BadInput, UnmatchedSelect
 from holdfast.adapters.full import full
-from holdfast.adapters.lora import load_adapted, lora, target_modules
+from holdfast.adapters.lora import lora
 from holdfast.adapters.method import methods
+from holdfast.adapters.stored import load_adapted
+from holdfast.adapters.targets import target_modules
 from holdfast.base import load_base
 from holdfast.params.inventory import inventory
 from tests.models import ARCHITECTURES, LAYERS, build, inputs
@@ -76,7 +78,7 @@ def test_knobs_out_of_range_are_refused(knob: dict[str, float]) -> None:
 
 
 def test_methods_are_found_by_name() -> None:
-    assert methods.names() == ["full", "lora", "osf"] and methods["full"] is full
+    assert {"full", "lora", "osf"} < set(methods.names()) and methods["full"] is full
     model = build("llama")
     model.requires_grad_(False)
     assert methods.build("full", {"model": model, "seed": 1}) is model

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from holdfast._errors import BadInput, Unsupported
-from holdfast.adapters.lora import load_adapted
 from holdfast.adapters.osf import osf
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.run import Run
 from tests.models import build, inputs

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from holdfast._errors import BadInput
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.dial import dial, render_dialled
 from holdfast.dial.measuring import bisected

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from holdfast._errors import BadInput
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.dial.line import Line, in_turn, merged, together
 

@@ -122,7 +122,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         adapters.load_adapter("law", tmp_path)
     with pytest.raises(BadInput, match="at least one adapter"):
         ParallelAdapterManager(build("llama"), {})
-    with pytest.raises(UnmatchedSelect, match="no linear layer"):
+    with pytest.raises(UnmatchedSelect, match="No linear layer"):
         manager(code=LoraConfig(target_modules=["w_proj"]))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, TrainingStopped
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.report import read_run

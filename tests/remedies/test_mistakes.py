@@ -63,8 +63,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, kl_divergence
 from transformers.modeling_outputs import CausalLMOutput
 
-from holdfast.adapters.lora import target_modules
 from holdfast.adapters.method import methods
+from holdfast.adapters.targets import target_modules
 from holdfast.base import Base as Loaded
 from holdfast.before import Base
 from holdfast.params.fisher import fisher

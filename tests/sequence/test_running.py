@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from holdfast._errors import BadInput, UnknownName
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.data.formats import read
 from holdfast.evaluation.matrix import figures

@@ -3,9 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast._registry import Registry
 
-methods: Registry[Callable[..., Any]] = Registry("method")
-"""Functions (model, *, seed, **knobs) -> model: they choose what trains, and wrap the model where they add weights."""
+GIVEN = ("model", "seed", "steps", "rows", "tokenizer")
+"""What a run fills in where a method asks for it: the steps to come, the rows to learn from, the base's tokenizer."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a run has to know of a method beside its knobs.
+
+    `rate` is the learning rate where a recipe names none, as a multiple of full fine-tuning's. `loading` turns the
+    method's knobs into transformers' settings for loading the base. `companion` turns them into a rule that the method
+    needs while it trains. `checkpointing` is false where gradient checkpointing would break it, `rewrites` true where
+    it changes the base's own weights at the start (a saved adapter then needs PEFT's conversion).
+    """
+
+    rate: float = 10.0
+    loading: Callable[..., Any] | None = None
+    companion: Callable[..., Any] | None = None
+    checkpointing: bool = True
+
+
+class Methods(Registry[Callable[..., Any]]):
+    """Functions (model, *, seed, **knobs) -> model: they choose what trains, and wrap the model where they add weights.
+
+    Also called with a model on the meta device, to know what would train: then nothing is computed from weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("method")
+        self._traits: dict[str, Traits] = {}
+
+    def register(self, name: str, traits: Traits = Traits()) -> Callable[..., Any]:
+        """Enter a function under a name."""
+        self._traits[name] = traits
+        return super().register(name)
+
+    def traits(self, name: str) -> Traits:
+        """What a run has to know of a method; raises UnknownName."""
+        self[name]
+        return self._traits[name]
+
+    def apply(self, name: str, model: Any, arguments: dict[str, Any], **given: Any) -> Any:
+        """The model with what the method trains; of `given` (see GIVEN) the method gets what it asks for."""
+        asked = {key: value for key, value in given.items() if key in self.knobs(name)}
+        return self.build(name, {"model": model, **asked, **arguments})
+
+
+methods = Methods()

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text as Words
 
 from holdfast._errors import BadInput
-from holdfast.adapters.lora import load_adapted
 from holdfast.base import Base
 from holdfast.budget import Guard
 from holdfast.dial.line import Fractions, Line, Way, in_turn, merged, together
@@ -26,7 +25,7 @@ from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import frontier_picture
 from holdfast.evaluation.report.headline import between, change, marked, nats
 from holdfast.governor import Governor
-from holdfast.recipe.building import placed
+from holdfast.recipe.building import opened
 from holdfast.recipe.loading import load
 from holdfast.recipe.outcome import model_card, versions
 from holdfast.recipe.schema import Recipe, settings_of
@@ -114,9 +113,9 @@ def _opened(run: Path) -> tuple[Recipe, Base, Line]:
     if not (run / "final").is_dir() or not (run / "recipe.yaml").is_file():
         raise BadInput(f"{run} holds no finished run: the dial needs its recipe.yaml and its final/. Train it first.")
     recipe = load(run / "recipe.yaml")
-    before = placed(recipe, load_adapted(recipe.base))
+    before = opened(recipe)
     base = Base(merged(before.model), before.tokenizer, before.name, before.digest)  # type: ignore[arg-type]
-    return recipe, base, Line(base.model, placed(recipe, load_adapted(run / "final")).model)
+    return recipe, base, Line(base.model, opened(recipe, run / "final").model)
 
 
 def _budgeted(guarded: Mapping[str, Guarded], budget: float | None) -> dict[str, Guarded]:

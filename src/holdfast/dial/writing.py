@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from holdfast import checkpoint
-from holdfast.adapters.lora import CONFIG, load_adapted
+from holdfast.adapters.stored import CONFIG, load_adapted
 from holdfast.base import Base
 from holdfast.dial.line import Fractions, Line
 from holdfast.params.inventory import Param, inventory

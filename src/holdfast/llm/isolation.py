@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from holdfast._errors import BadInput, UnknownName
-from holdfast.adapters.lora import CONFIG, WEIGHTS, lora, target_modules
+from holdfast.adapters.lora import lora
+from holdfast.adapters.several import AdapterSet
+from holdfast.adapters.targets import target_modules
 from holdfast.llm.trainers import TextTrainer
 from holdfast.params.freezing import freeze_components, freeze_layers
 from holdfast.params.inventory import inventory
@@ -88,27 +89,20 @@ class ParallelAdapterManager:
     def __init__(self, base_model: PreTrainedModel, adapter_configs: Mapping[str, LoraConfig], *, seed: int = 0):
         if not adapter_configs:
             raise BadInput("Name at least one adapter: adapter_configs={'name': LoraConfig(...)}.")
-        self.base_model, self.adapter_configs, self._seed = base_model, dict(adapter_configs), seed
+        self.base_model, self.adapter_configs = base_model, dict(adapter_configs)
         self.active_adapter: str | None = None
         self.adapters: dict[str, PeftModel] = {}
         for config in self.adapter_configs.values():
             if config.target_modules is not None and not isinstance(config.target_modules, str):
                 target_modules(base_model, list(config.target_modules))
-        wrapped: PeftModel | None = None
+        self._all = AdapterSet(base_model, seed=seed)
         for name, config in self.adapter_configs.items():
             logger.info("创建适配器: %s", name)
-            with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-                torch.manual_seed(seed)
-                if wrapped is None:
-                    wrapped = get_peft_model(base_model, config, adapter_name=name)
-                else:
-                    wrapped.add_adapter(name, config)
-            self.adapters[name] = wrapped
+            self.adapters[name] = self._all.add(name, config)
 
     def activate_adapter(self, adapter_name: str) -> PeftModel:
         """Let this adapter alone speak, and be the one that trains; the model. Raises UnknownName."""
-        model = self._known(adapter_name)
-        model.set_adapter(adapter_name)
+        model = self._all.activate(adapter_name)
         self.active_adapter = adapter_name
         logger.info("已激活适配器: %s", adapter_name)
         return model
@@ -124,10 +118,8 @@ class ParallelAdapterManager:
 
     def save_adapter(self, adapter_name: str, save_dir: str | Path) -> None:
         """Write one adapter to `save_dir`/`adapter_name`, in PEFT's layout (safetensors). Raises UnknownName."""
-        model, folder = self._known(adapter_name), Path(save_dir) / adapter_name
-        # PEFT writes an adapter called `default` to the folder itself, and any other to one of its name below.
-        place = folder if adapter_name == "default" else Path(save_dir)
-        model.save_pretrained(str(place), selected_adapters=[adapter_name])
+        folder = Path(save_dir) / adapter_name
+        self._all.save(adapter_name, folder)
         logger.info("适配器 %s 已保存到 %s", adapter_name, folder)
 
     def load_adapter(self, adapter_name: str, load_dir: str | Path) -> PeftModel:
@@ -135,17 +127,12 @@ class ParallelAdapterManager:
 
         Raises UnknownName for an adapter that has no configuration here, BadInput where the folder holds none.
         """
-        model, folder = self._known(adapter_name), Path(load_dir) / adapter_name
-        if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-            raise BadInput(f"{folder} holds no adapter ({CONFIG} and {WEIGHTS}). `save_adapter` writes one.")
-        model.load_adapter(str(folder), adapter_name, is_trainable=True)
+        if adapter_name not in self.adapters:
+            raise UnknownName("adapter", adapter_name, self.adapters)
+        folder = Path(load_dir) / adapter_name
+        self._all.load(adapter_name, folder)
         logger.info("适配器 %s 已从 %s 加载", adapter_name, folder)
         return self.activate_adapter(adapter_name)
-
-    def _known(self, name: str) -> PeftModel:
-        if name not in self.adapters:
-            raise UnknownName("adapter", name, self.adapters)
-        return self.adapters[name]
 
 
 def _usual(model: nn.Module) -> str | list[str]:

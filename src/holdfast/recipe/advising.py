@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text as Words
 
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import Base
 from holdfast.data.formats import read
 from holdfast.data.probes import Probe

@@ -6,27 +6,41 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from holdfast._errors import BadInput
+from holdfast.adapters.method import methods
+from holdfast.adapters.quantised import is_quantised
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import Base
 from holdfast.budget import Guard
 from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import DECAYING, Governor
 from holdfast.params.inventory import inventory
 from holdfast.params.select import matched, parse
-from holdfast.recipe.schema import WRAPPERS, Recipe, settings_of
+from holdfast.recipe.schema import WRAPPERS, EarlyStopping, Recipe, knobs_of, settings_of
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.progressive import Progressive
 from holdfast.rule import During, Every, Rule, Within, rules
 
 logger = logging.getLogger(__name__)
+
+FULL_RATE = 5e-5
+"""The learning rate of full fine-tuning where a recipe names none, which is Hugging Face's; methods multiply it."""
+
+FLOORED = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
+FLOOR = 0.1
+"""Schedules that end above zero, and at which share of the learning rate unless a recipe says so."""
+
+LEARNT = "learnt"
+"""What the text that measures the learning is called where several are looked at."""
 
 SHORT = 500
 """Runs of fewer steps write no checkpoints unless asked (or interrupted); others as often as Hugging Face does."""
@@ -37,11 +51,23 @@ def device(recipe: Recipe) -> torch.device:
     return TrainingArguments(output_dir=recipe.output, use_cpu=bool(recipe.train.get("use_cpu", False))).device
 
 
+def opened(recipe: Recipe, name: str | Path | None = None, *, trainable: bool = False) -> Base:
+    """A model of the recipe (its base unless told), where the recipe trains and stored as its method wants it."""
+    stored = _loading(recipe)
+    settings = {"quantization": stored, "device": device(recipe)} if stored is not None else {}
+    return placed(recipe, load_adapted(recipe.base if name is None else name, trainable=trainable, **settings))
+
+
 def placed(recipe: Recipe, base: Base) -> Base:
-    """The base, moved to where the recipe trains."""
+    """The base, moved to where the recipe trains; a quantised one was loaded there."""
     model: nn.Module = base.model
-    model.to(device(recipe))
-    return base
+    return base if is_quantised(model) else replace(base, model=model.to(device(recipe)))  # type: ignore[arg-type]
+
+
+def _loading(recipe: Recipe) -> Any:
+    """How the method wants the base stored, None for as it is."""
+    loading = methods.traits(recipe.method.name).loading
+    return None if loading is None else loading({**knobs_of(recipe.method.name), **recipe.method.arguments})
 
 
 def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
@@ -52,6 +78,7 @@ def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArgum
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        **_defaults(recipe),
     }
     try:
         args = TrainingArguments(output_dir=str(folder), seed=recipe.seed, **{**ours, **recipe.train})
@@ -60,7 +87,29 @@ def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArgum
         raise BadInput(f"The recipe's `train` cannot be used: {error}") from error
     if not {"save_strategy", "save_steps"} & set(recipe.train) and count < SHORT:
         args.save_strategy = SaveStrategy.NO
+    if args.activation_checkpointing and not methods.traits(recipe.method.name).checkpointing:
+        args.activation_checkpointing = args.gradient_checkpointing = False
+        logger.warning("%s and gradient checkpointing exclude each other; checkpointing is off.", recipe.method.name)
+    return _best_kept(args, recipe.early_stopping, count)
+
+
+def _best_kept(args: TrainingArguments, early: EarlyStopping | None, count: int) -> TrainingArguments:
+    """The arguments by which the Trainer looks at a metric, keeps a checkpoint at each look, and ends with the best."""
+    if early is not None:
+        args.eval_strategy, args.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
+        args.eval_steps = args.save_steps = early.every or max(1, count // 20)
+        args.load_best_model_at_end, args.greater_is_better = True, False
+        args.metric_for_best_model = f"eval_{early.metric}_loss"
     return args
+
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+    """What follows from the method and the schedule where the recipe does not say it."""
+    traits, wanted = methods.traits(recipe.method.name), recipe.train
+    found: dict[str, Any] = {"learning_rate": traits.rate * FULL_RATE}
+    if wanted.get("lr_scheduler_type") in FLOORED:
+        found["lr_scheduler_kwargs"] = {"min_lr_rate": FLOOR}
+    return found
 
 
 def steps(args: TrainingArguments, rows: int) -> int:
@@ -85,6 +134,9 @@ def built_rules(
         seen[name] += 1
         own = name if seen[name] == 1 else f"{name}-{seen[name]}"
         made.append(_rule(name, given, base, model, texts, None if folder is None else folder / own))
+    companion = methods.traits(recipe.method.name).companion
+    if companion is not None:
+        made.append(companion())
     guards = [
         Guard(name, text.control.rows, text.audit.documents, text.budget, text.before.get("control"))
         for name, text in texts.guarded.items()

@@ -14,7 +14,7 @@ from rich.text import Text as Words
 from torch import nn
 
 from holdfast._errors import BadInput
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import Base
 from holdfast.evaluation.change import interval
 from holdfast.evaluation.comparison import Baseline, Comparison, baseline, compare
@@ -48,7 +48,7 @@ def comparisons(
     known, vocabulary = _known(base, asked, noise, drift, say)
     for name in tuned:
         say(f"loading {name}")
-        model = _placed(name)
+        model = opened(name)
         if drift and known.fixed is not None and model.tokenizer.get_vocab() != vocabulary:
             raise BadInput(
                 f"{name} and {base} have different tokenizers: drift cannot be measured. Leave it: --no-drift."
@@ -71,7 +71,7 @@ def alone(
     """One model on suites, without another to compare it with."""
     asked = chosen(suites, learnt)
     say(f"loading {model}")
-    return asked, baseline(_placed(model), asked, noise=False, drift=False, say=say)
+    return asked, baseline(opened(model), asked, noise=False, drift=False, say=say)
 
 
 def render_baseline(suites: Sequence[Suite], found: Baseline) -> Table:
@@ -165,12 +165,12 @@ def _known(
 ) -> tuple[Baseline, dict[str, int]]:
     """What the base did, and its vocabulary; the base itself is let go."""
     say(f"loading {base}")
-    model = _placed(base)
+    model = opened(base)
     return baseline(model, suites, noise=noise, drift=drift, say=say), model.tokenizer.get_vocab()
 
 
-def _placed(name: str | Path) -> Base:
-    """A model where there is something faster than the processor: there."""
+def opened(name: str | Path) -> Base:
+    """A model by a name that the command line takes; where there is something faster than the processor: there."""
     base = load_adapted(model_folder(name))
     module: nn.Module = base.model
     module.to(PartialState().device)

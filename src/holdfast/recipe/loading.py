@@ -11,9 +11,8 @@ from typing import Any
 import yaml
 
 from holdfast._errors import BadInput, UnknownName
-from holdfast.adapters.method import methods
 from holdfast.governor import Governor
-from holdfast.recipe.schema import Keep, Recipe, checked, settings_of
+from holdfast.recipe.schema import Keep, Recipe, checked, knobs_of, settings_of
 from holdfast.rule import rules
 
 
@@ -156,14 +155,17 @@ def written_out(whole: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **whole,
         "keep": {**keep, **({} if keep["budget"] is None else _filled(Governor, own))},
-        "method": {"name": name, **_filled(methods[name], method)},
+        "method": {"name": name, **_plain(knobs_of(name)), **method},
         "rules": [{rule: _filled(rules[rule], given) for rule, given in entry.items()} for entry in whole["rules"]],
     }
 
 
 def _filled(thing: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {k: v for k, v in settings_of(thing).items() if isinstance(v, bool | int | float | str | list | None)}
-    return {**plain, **given}
+    return {**_plain(settings_of(thing)), **given}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str | list | dict | None)}
 
 
 def dump(values: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from holdfast import __version__, checkpoint
+from holdfast.adapters.quantised import write_settings
 from holdfast.training import Trainer
 
 PICKLE = "training_args.bin"
@@ -25,6 +26,7 @@ def write_final(trainer: Trainer, card: str, folder: Path) -> None:
         trainer.save_model(str(staging))
         if first:
             (staging / PICKLE).unlink(missing_ok=True)
+            write_settings(trainer.model, staging)
             (staging / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text as Words
 from torch import nn
+from transformers import PreTrainedModel
 
 from holdfast.adapters.method import methods
+from holdfast.adapters.stored import CONFIG
+from holdfast.adapters.wrapping import Unplanned
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.budget import Guard
 from holdfast.data.probes import CHAT, SELF, SOUND
@@ -25,11 +30,14 @@ from holdfast.params.select import Select, parse
 from holdfast.recipe.building import governing, steps, training_arguments
 from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
+from holdfast.recipe.memory import activations
 from holdfast.recipe.schema import Recipe, settings_of
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
 from holdfast.rule import rules
+
+logger = logging.getLogger(__name__)
 
 ONLY_READ = (
     "Rows only read run through the model to be measured: nothing is learnt from them, and each takes about a third of "
@@ -41,11 +49,14 @@ ONLY_READ = (
 class Plan:
     """What a run would do. `rows` are there to learn from; `learnt`, `replayed` and `sampled` count tokens.
 
-    `looks` maps each reason to look at a text to the number of rows that the model reads for it, without gradient.
+    `activations` are the bytes that a backward pass needs beside weights, gradients and optimiser, where they can be
+    counted. `looks` maps each reason to look at a text to the number of rows that the model reads for it, without
+    gradient.
     """
 
     recipe: Recipe
     freeze: freezing.Plan
+    activations: int | None
     rows: int
     steps: int
     batch: int
@@ -61,16 +72,22 @@ def plan(recipe: Recipe) -> Plan:
     for suite in chosen(recipe.evaluate.suites, recipe.evaluate.learnt):
         suite.check()
     texts = Texts(recipe, Base(model, load_tokenizer(recipe.base), recipe.base, ""))
-    trained = methods.build(recipe.method.name, {"model": model, "seed": recipe.seed, **recipe.method.arguments})
     rows = len(texts.learn[0])
     args = training_arguments(recipe, rows, Path(recipe.output))
     count, batch = steps(args, rows), args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    trained = outlined(recipe, model, count)
     shares = [given.get("share", settings_of(Replay)["share"]) for name, given in _rules(recipe) if name == "replay"]
     rows_in_all = math.prod(1 + average(share, count) for share in shares)
     length = recipe.learn.length
     return Plan(
         recipe=recipe,
-        freeze=freezing.plan(cast(nn.Module, trained), _frozen(recipe)),
+        freeze=freezing.plan(trained, _frozen(recipe)),
+        activations=activations(
+            trained,
+            math.ceil(args.train_batch_size * rows_in_all),
+            recipe.learn.length,
+            checkpointing=bool(args.activation_checkpointing),
+        ),
         rows=rows,
         steps=count,
         batch=batch,
@@ -79,6 +96,26 @@ def plan(recipe: Recipe) -> Plan:
         sampled=_sampled(recipe) * length,
         looks=_looks(recipe, texts, count, batch * length * rows_in_all),
     )
+
+
+def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
+    """A model without values, with what the method would train in `count` steps; raises what the method raises.
+
+    A method that computes from values is left away: its settings are checked, what it adds is not known.
+    """
+    given = {"seed": recipe.seed, "steps": count}
+    try:
+        trained: nn.Module = methods.apply(recipe.method.name, model, recipe.method.arguments, **given)
+    except Unplanned as error:
+        logger.warning("%s", error)
+        return model.requires_grad_(False)
+    return trained
+
+
+def check_method(recipe: Recipe) -> None:
+    """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
+    if not (Path(recipe.base) / CONFIG).is_file():
+        outlined(recipe, freezing.from_config(load_config(recipe.base)), count=1000)
 
 
 def render_run_plan(plan: Plan, console: Console) -> None:
@@ -99,6 +136,9 @@ def render_run_plan(plan: Plan, console: Console) -> None:
         *((f"rows only read: {why}", rows) for why, rows in plan.looks.items()),
     ):
         table.add_row(what, f"{figure:,}")
+    if plan.activations is not None:
+        table.add_row("memory of activations, about", decimal(plan.activations))
+        table.add_row("memory of a step in all, about", decimal(plan.activations + plan.freeze.cost.total))
     console.print(table)
 
 

@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
-from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from holdfast import checkpoint
-from holdfast._errors import BadInput, TrainingStopped, Unsupported
-from holdfast.adapters.lora import load_adapted
+from holdfast._errors import BadInput, OutOfMemory, TrainingStopped, Unsupported
 from holdfast.adapters.method import methods
 from holdfast.base import Base
 from holdfast.data.probes import Probe
@@ -31,12 +37,14 @@ from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import FORMATS, write_report
 from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite
-from holdfast.recipe.building import built_rules, placed, steps, training_arguments
+from holdfast.recipe.building import LEARNT, built_rules, opened, steps, training_arguments
 from holdfast.recipe.comparing import chosen, write_evaluation
 from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
 from holdfast.recipe.loading import dump, resolved
+from holdfast.recipe.memory import Peak, ran_out, remedies
 from holdfast.recipe.outcome import model_card, versions, write_final
+from holdfast.recipe.planning import check_method
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Texts
 from holdfast.training import Trainer
@@ -91,8 +99,9 @@ def run(
     say = progress or (lambda line: None)
     folder = Path(folder or recipe.output)
     with _prepared(recipe, folder, resume):
+        check_method(recipe)
         say({"kind": "stage", "text": f"loading {recipe.base}"})
-        base = placed(recipe, load_adapted(recipe.base, trainable=True))
+        base = opened(recipe, trainable=True)
         texts = texts or Texts(recipe, base)
         rows, _ = texts.learn
         say({"kind": "stage", "text": "preparing texts"})
@@ -100,15 +109,20 @@ def run(
         args = training_arguments(recipe, len(rows), folder)
         count = steps(args, len(rows))
         set_seed(recipe.seed)
-        model = _trainable(recipe, base)
+        model = _trainable(recipe, base, texts, count)
         with closing(Journal(folder / "log.jsonl" if first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
-            stopped = _trained(trainer, resume, journal)
+            peak = Peak(args.device)
+            stopped = _trained(trainer, resume, journal, recipe.learn.length)
             seconds = journal.seconds
         if trainer.interrupted and stopped is None:
             return Result(folder, None)
         say({"kind": "stage", "text": "measuring what was learnt and kept"})
-        facts = {"stopped": str(stopped or "") or getattr(trainer.run, "stopped", None), "seconds": round(seconds, 1)}
+        facts = {
+            "stopped": str(stopped or "") or getattr(trainer.run, "stopped", None),
+            "seconds": round(seconds, 1),
+            "memory": peak.told(),
+        }
         certificate = _left(recipe, base, trainer, before, facts, folder)
         if stopped is not None:
             raise stopped
@@ -173,11 +187,12 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[str]) -> li
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def _trainable(recipe: Recipe, base: Base) -> Any:
+def _trainable(recipe: Recipe, base: Base, texts: Texts, count: int) -> Any:
     """The model with what the method trains; a base that brings an adapter goes on with that one."""
     brought: Any = base.model
     if not isinstance(brought, PeftModel):
-        return methods.build(recipe.method.name, {"model": base.model, "seed": recipe.seed, **recipe.method.arguments})
+        given = {"seed": recipe.seed, "steps": count, "rows": texts.learn[0], "tokenizer": base.tokenizer}
+        return methods.apply(recipe.method.name, brought, recipe.method.arguments, **given)
     if recipe.method.name == "full":
         raise BadInput(
             f"{recipe.base} is an adapter, and the method `full` trains whole weights. Name the method that the "
@@ -200,11 +215,12 @@ def _trainer(
     recipe: Recipe, base: Base, model: Any, texts: Texts, args: TrainingArguments, sinks: list[Progress], count: int
 ) -> Trainer:
     rows, evaluation = texts.learn
+    watched = {LEARNT: evaluation.rows, **{name: text.control.rows for name, text in texts.guarded.items()}}
     trainer = Trainer(
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=evaluation.rows,
+        eval_dataset=evaluation.rows if recipe.early_stopping is None else watched,
         data_collator=partial(collate, pad_id=base.pad_id),
         processing_class=base.tokenizer,
         rules=built_rules(recipe, base, model, texts, count, Path(args.output_dir or recipe.output)),
@@ -212,13 +228,21 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Steps(sinks[-1], count))
+    if recipe.early_stopping is not None:
+        early = recipe.early_stopping
+        trainer.add_callback(EarlyStoppingCallback(early.patience, early.threshold))
     return trainer
 
 
-def _trained(trainer: Trainer, resume: bool, journal: Journal) -> TrainingStopped | None:
-    """Train; where the run had to stop, why."""
+def _trained(trainer: Trainer, resume: bool, journal: Journal, length: int) -> TrainingStopped | None:
+    """Train; where the run had to stop, why. Raises OutOfMemory, which says what to change."""
     try:
         trainer.train(resume_from_checkpoint=resume)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        advice = remedies(trainer.model, trainer.args, length)
+        raise OutOfMemory(f"There was not enough memory for a step. {advice}") from error
     except TrainingStopped as error:
         step = trainer.run.step if trainer.run is not None else 0
         journal({"step": step, "kind": "note", "text": str(error)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,7 +12,9 @@ from transformers import TrainingArguments
 
 from holdfast import adapters, remedies, strategies
 from holdfast._errors import BadInput, UnknownName
+from holdfast.adapters.method import GIVEN as GIVEN_TO_METHODS
 from holdfast.adapters.method import methods
+from holdfast.adapters.presets import PRESETS
 from holdfast.budget import SMALL
 from holdfast.data.probes import SELF
 from holdfast.governor import Governor
@@ -39,7 +41,7 @@ WRAPPERS = {"within": str, "every": int, "during": list, "progressive": int}
 """Keys that every rule takes, and their types."""
 
 GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric", "answers"}
-"""Arguments of rules and methods that a run fills in itself, or that only a program can give."""
+"""Arguments of rules that a run fills in itself, or that only a program can give."""
 
 Budget = Annotated[float, Field(gt=0)]
 
@@ -126,6 +128,19 @@ class Monitoring(Part):
     save: Literal["none", "alarms", "looks"] = "none"
 
 
+class EarlyStopping(Part):
+    """Stop where `metric` has not fallen by more than `threshold` for `patience` looks; the best weights are kept.
+
+    `metric` is the loss on what is `learnt` or on a guarded text, by its name; `every` is the number of steps between
+    looks, a twentieth of the run unless told.
+    """
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    metric: str = "learnt"
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    every: Annotated[int, Field(ge=1)] | None = None
+
+
 class Evaluate(Part):
     """Suites that base and tuned model are scored on (see `holdfast suites`); `learnt` are those of what is trained.
 
@@ -160,6 +175,7 @@ class Recipe(Part):
     train: dict[str, Any] = {}
     rules: list[dict[str, dict[str, Any]]] = []
     monitor: Monitoring = Monitoring()
+    early_stopping: EarlyStopping | None = None
     evaluate: Evaluate = Evaluate()
     samples: Samples = Samples()
     seed: Annotated[int, Field(ge=0)] = 0
@@ -175,8 +191,9 @@ def checked(raw: Mapping[str, Any]) -> Recipe:
         raise explained(error, spelt, Recipe) from None
     known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
     check_arguments(recipe.train)
+    method = recipe.method
     known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
-    known("argument of the method called", recipe.method.arguments, settings_of(methods[recipe.method.name]))
+    known(f"argument of the method {method.name!r} called", method.arguments, knobs_of(method.name))
     for entry in recipe.rules:
         for name, arguments in entry.items():
             _check_rule(name, arguments)
@@ -184,10 +201,15 @@ def checked(raw: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def settings_of(thing: Any) -> dict[str, Any]:
-    """What a recipe may set of a rule or method: its arguments and their defaults, `...` where there is none."""
-    knobs = {name: p for name, p in inspect.signature(thing).parameters.items() if name not in GIVEN}
+def settings_of(thing: Any, given: Collection[str] = GIVEN) -> dict[str, Any]:
+    """What a recipe may set of a rule: its arguments and their defaults, `...` where there is none."""
+    knobs = {name: p for name, p in inspect.signature(thing).parameters.items() if name not in given}
     return {name: ... if p.default is p.empty else p.default for name, p in knobs.items()}
+
+
+def knobs_of(method: str) -> dict[str, Any]:
+    """What a recipe may set of a method, and the defaults."""
+    return settings_of(methods[method], GIVEN_TO_METHODS)
 
 
 def spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +218,24 @@ def spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key, name in (("learn", "data"), ("method", "name")):
         if isinstance(full.get(key), str):
             full[key] = {name: full[key]}
+    if isinstance(full.get("method"), Mapping) and full["method"].get("preset") is not None:
+        full["method"] = _preset(full["method"])
     if isinstance(full.get("rules"), list):
         full["rules"] = [_entry(rule) for rule in full["rules"]]
     return {key: value for key, value in full.items() if value is not None}
+
+
+def _preset(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method by its preset, with what the recipe says beside it; another rank brings its own alpha."""
+    told = {key: value for key, value in method.items() if key != "preset"}
+    if method["preset"] not in PRESETS:
+        raise UnknownName("preset of a method called", str(method["preset"]), PRESETS)
+    named = PRESETS[method["preset"]]
+    if told.get("name", named["name"]) != named["name"]:
+        raise BadInput(
+            f"The preset {method['preset']!r} is of the method {named['name']!r}; leave the other name away."
+        )
+    return {**{key: value for key, value in named.items() if key != "alpha" or "rank" not in told}, **told}
 
 
 def _entry(rule: Any) -> Any:
@@ -276,6 +313,12 @@ _FORMS = {
 
 def _check_texts(recipe: Recipe) -> None:
     keep, learn = recipe.keep, recipe.learn
+    if recipe.early_stopping is not None:
+        known("text to stop by called", [recipe.early_stopping.metric], ["learnt", *keep.texts])
+        if keep.govern and keep.budget is not None:
+            raise BadInput(
+                "Under a budget the governor stops a run: leave `early_stopping` away, or set `govern: false`."
+            )
     if isinstance(keep.budget, dict):
         known("guarded text called", keep.budget, keep.texts)
     if keep.budget is not None and not keep.texts:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from holdfast.adapters.lora import load_adapted
 from holdfast.data.rows import Rows
-from holdfast.recipe.building import placed, steps, training_arguments
+from holdfast.recipe.building import opened, steps, training_arguments
 from holdfast.recipe.schema import Recipe
 from holdfast.sequence.material import Lesson, Material, TaskTexts
 from holdfast.sequence.schema import SequenceRecipe
@@ -55,7 +54,7 @@ def _one(
     if not carry_out(own, TaskTexts(own, lesson, guarded, material.named), name):
         return None
     final = Path(own.output) / "final"
-    return kept(folder, name, lambda: measured(material, placed(own, load_adapted(final)), None))
+    return kept(folder, name, lambda: measured(material, opened(own, final), None))
 
 
 def _together(lessons: list[Lesson]) -> Lesson:

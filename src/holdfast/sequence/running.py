@@ -14,11 +14,11 @@ from typing import Any
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, Unsupported
-from holdfast.adapters.lora import load_adapted
+from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.data.rows import Rows
 from holdfast.evaluation.report import FORMATS, write_sequence_report
-from holdfast.recipe.building import placed
+from holdfast.recipe.building import opened, placed
 from holdfast.recipe.loading import dump, parse, written_out
 from holdfast.recipe.running import Progress, Result
 from holdfast.recipe.running import run as run_recipe
@@ -147,11 +147,11 @@ class _Course:
         if not wanted or _ended(self.recipe.folder(place)):
             return {}
         self.say({"kind": "stage", "text": f"{self.recipe.tasks[place].name}: the model before it makes text up"})
-        return self.material.made_up(placed(self.recipe.of(0), load_adapted(self._start)), place)
+        return self.material.made_up(opened(self.recipe.of(0), self._start), place)
 
     def _scored(self, stage: int) -> Scores:
         """Of the model that the next task starts from: an adapter that is merged need not be computed apart."""
-        return measured(self.material, placed(self.recipe.of(0), load_adapted(self._start)), stage)
+        return measured(self.material, opened(self.recipe.of(0), self._start), stage)
 
     def _next(self, folder: Path) -> str:
         """Where the next task starts from."""

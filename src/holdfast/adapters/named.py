@@ -1,0 +1,78 @@
+"""Every other method of the installed PEFT, by PEFT's own name in small letters and with PEFT's own arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
+from transformers import PreTrainedModel
+
+from holdfast._errors import BadInput
+from holdfast.adapters.method import methods
+from holdfast.adapters.targets import target_modules
+from holdfast.adapters.wrapping import transposed, wrapped
+
+OURS = {
+    "ADALORA", "BOTTLENECK", "IA3", "LN_TUNING", "LORA", "OSF", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "SHIRA",
+}  # fmt: skip
+"""PEFT's names of what has a file of its own here."""
+
+FILLED = {"target_modules", "fan_in_fan_out", "peft_type", "task_type", "inference_mode"}
+"""Fields of PEFT's configs that are filled in, from `targets`, `layers` and the model."""
+
+
+OWN_PLACES = {"ADAPTION_PROMPT", "TRAINABLE_TOKENS"}
+"""Methods whose targets are no linear layers; PEFT knows them by the kind of model."""
+
+
+def by_name(name: str, config: type[PeftConfig]) -> Callable[..., PeftModel]:
+    """A method function over PEFT's config of that name; its arguments are the config's fields, `targets` and `layers`.
+
+    `targets` and `layers` are those of `lora`; a field `target_modules`, where given, goes to PEFT as it stands.
+    """
+    fields = {field.name for field in dataclasses.fields(config)}
+    placing = {"targets": None if name in OWN_PLACES else "mlp"} if "target_modules" in fields else {}
+
+    def build(model: PreTrainedModel, *, seed: int = 0, **arguments: Any) -> PeftModel:
+        return wrapped(model, config, _settings(model, fields, {**placing, **arguments}), seed)
+
+    build.__doc__ = f"PEFT's {config.__name__}: {(inspect.getdoc(config) or '').splitlines()[0]}"
+    build.__signature__ = inspect.Signature(_parameters(config, placing))  # type: ignore[attr-defined]
+    return build
+
+
+def _settings(model: PreTrainedModel, fields: set[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {key: value for key, value in arguments.items() if key in fields}
+    targets = arguments.get("targets")
+    if "target_modules" not in fields or targets is None or settings.get("target_modules") is not None:
+        if arguments.get("layers") is not None:
+            raise BadInput("`layers` narrows `targets`, and this method or these settings have none.")
+        return settings
+    names = target_modules(model, targets, arguments.get("layers"))
+    turned = {"fan_in_fan_out": transposed(model, names)} if "fan_in_fan_out" in fields else {}
+    return {**settings, **turned, "target_modules": names}
+
+
+def _parameters(config: type[PeftConfig], placing: Mapping[str, Any]) -> list[inspect.Parameter]:
+    """`model`, what is ours, the config's own fields with their defaults, and `seed`."""
+    shared = {field.name for field in dataclasses.fields(PeftConfig)}
+    own = {f.name: _default(f) for f in dataclasses.fields(config) if f.name not in shared | FILLED}
+    more = {**placing, "layers": None, "target_modules": None} if placing else {}
+    knob = inspect.Parameter.KEYWORD_ONLY
+    known = {**more, **own, "seed": 0}
+    made = [inspect.Parameter(name, knob, default=default) for name, default in known.items()]
+    return [inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD), *made]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+for _type, _config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+    if _type.value not in OURS:
+        methods.register(_type.value.lower())(by_name(_type.value, _config))

@@ -1,0 +1,45 @@
+"""Adapters in folders: how a base is loaded with one on it, as it was while the adapter learnt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from holdfast._errors import BadInput
+from holdfast.adapters.quantised import SETTINGS, read_settings
+from holdfast.adapters.wrapping import aligned
+from holdfast.base import Base, load_base
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any) -> Base:
+    """A base with the adapter in `folder` on it, as a run's `final/` holds it; any other folder or name is a base.
+
+    With `trainable` the adapter can go on learning; `loading` as for `load_base`. A base that was quantised while the
+    adapter learnt is quantised again. The digest changes with the base and with the adapter.
+
+    Raises BadInput where the adapter is not in safetensors (pickles are never opened) or does not name its base.
+    """
+    place = Path(folder)
+    if not (place / CONFIG).is_file():
+        return load_base(folder, **loading)
+    if not (place / WEIGHTS).is_file():
+        raise BadInput(f"{place} has a {CONFIG} but no {WEIGHTS}. Save the adapter again with `model.save_pretrained`.")
+    named = json.loads((place / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise BadInput(f"{place / CONFIG} does not say which base the adapter belongs to (base_model_name_or_path).")
+    if (place / SETTINGS).is_file():
+        loading = {"quantization": read_settings(place), **loading}
+    base = load_base(named, **loading)
+    try:
+        adapted: Any = aligned(PeftModel.from_pretrained(base.model, place, is_trainable=trainable))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise BadInput(f"The adapter in {place} does not fit its base {named}: {error}") from error
+    parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    return Base(adapted, base.tokenizer, str(folder), digest)
