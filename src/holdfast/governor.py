@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from holdfast._errors import BadInput
+from holdfast.before import unprompted
 from holdfast.budget import Guard
 from holdfast.data.rows import Row, digest, same_rows
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
@@ -77,7 +78,8 @@ class Governor(Rule):
     def begin(self, run: Run) -> None:
         for guard in self.guards:
             guard.refuse(self.confidence)
-        self._before = {g.name: g.before or self._losses(run, g.control) for g in self.guards}
+        with unprompted(run.model):
+            self._before = {g.name: g.before or self._losses(run, g.control) for g in self.guards}
         self._admitted = run.base.values
 
     def batch(self, run: Run, window: Window) -> Window:

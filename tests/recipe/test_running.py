@@ -37,7 +37,7 @@ def no_page(ran: Result, monkeypatch: pytest.MonkeyPatch) -> None:
 def certificate(folder: Path) -> dict[str, Any]:
     """What a certificate says, but for the time it took."""
     read: dict[str, Any] = json.loads((folder / "certificate.json").read_text("utf-8"))
-    return {key: value for key, value in read.items() if key not in ("seconds", "date", "monitoring")}
+    return {key: value for key, value in read.items() if key not in ("seconds", "memory", "date", "monitoring")}
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

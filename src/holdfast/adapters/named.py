@@ -28,6 +28,15 @@ OWN_PLACES = {"ADAPTION_PROMPT", "TRAINABLE_TOKENS"}
 """Methods whose targets are no linear layers; PEFT knows them by the kind of model."""
 
 
+STARTS = {"FOURIERFT": {"init_weights": True}, "C3A": {"init_weights": True}}
+"""Where PEFT's default start would change what the model says before anything is learnt, the start that does not."""
+
+SEEDS = (
+    "projection_prng_key", "random_seed", "random_loc_seed", "proj_seed", "projection_seed", "generator_seed",
+)  # fmt: skip
+"""Fields that seed what is drawn; the run's own seed unless a recipe gives another."""
+
+
 def by_name(name: str, config: type[PeftConfig]) -> Callable[..., PeftModel]:
     """A method function over PEFT's config of that name; its arguments are the config's fields, `targets` and `layers`.
 
@@ -37,10 +46,12 @@ def by_name(name: str, config: type[PeftConfig]) -> Callable[..., PeftModel]:
     placing = {"targets": None if name in OWN_PLACES else "mlp"} if "target_modules" in fields else {}
 
     def build(model: PreTrainedModel, *, seed: int = 0, **arguments: Any) -> PeftModel:
-        return wrapped(model, config, _settings(model, fields, {**placing, **arguments}), seed)
+        seeds = {key: seed for key in SEEDS if key in fields and arguments.get(key) is None}
+        settings = _settings(model, fields, {**placing, **STARTS.get(name, {}), **arguments, **seeds})
+        return wrapped(model, config, settings, seed)
 
     build.__doc__ = f"PEFT's {config.__name__}: {(inspect.getdoc(config) or '').splitlines()[0]}"
-    build.__signature__ = inspect.Signature(_parameters(config, placing))  # type: ignore[attr-defined]
+    build.__signature__ = inspect.Signature(_parameters(name, config, placing))  # type: ignore[attr-defined]
     return build
 
 
@@ -56,14 +67,14 @@ def _settings(model: PreTrainedModel, fields: set[str], arguments: Mapping[str, 
     return {**settings, **turned, "target_modules": names}
 
 
-def _parameters(config: type[PeftConfig], placing: Mapping[str, Any]) -> list[inspect.Parameter]:
+def _parameters(name: str, config: type[PeftConfig], placing: Mapping[str, Any]) -> list[inspect.Parameter]:
     """`model`, what is ours, the config's own fields with their defaults, and `seed`."""
     shared = {field.name for field in dataclasses.fields(PeftConfig)}
     own = {f.name: _default(f) for f in dataclasses.fields(config) if f.name not in shared | FILLED}
     more = {**placing, "layers": None, "target_modules": None} if placing else {}
-    knob = inspect.Parameter.KEYWORD_ONLY
-    known = {**more, **own, "seed": 0}
-    made = [inspect.Parameter(name, knob, default=default) for name, default in known.items()]
+    unset = {key: None for key in SEEDS if key in own}
+    known = {**more, **own, **unset, **STARTS.get(name, {}), "seed": 0}
+    made = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value) for key, value in known.items()]
     return [inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD), *made]
 
 

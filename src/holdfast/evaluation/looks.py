@@ -14,6 +14,7 @@ import torch
 from scipy.stats import linregress, t
 from torch import Tensor, nn
 
+from holdfast.before import unprompted
 from holdfast.data.rows import Row
 from holdfast.evaluation.alarm import Alarm, alarm
 from holdfast.evaluation.curve import EXPLAINED, LEAST, crossing, fits
@@ -106,7 +107,8 @@ class Looks:
         given = given or {}
         for name, rows in self.texts.items():
             known = given.get(name)
-            self.before[name] = self._losses(model, rows) if known is None else known.first(len(rows))
+            with unprompted(model):
+                self.before[name] = self._losses(model, rows) if known is None else known.first(len(rows))
 
     def plan(self, tokens: float, total: int | None) -> Line | None:
         """Settle `every` and `rows` for steps of so many tokens, once; the line that says so, if it was open."""

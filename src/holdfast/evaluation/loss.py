@@ -15,6 +15,7 @@ from holdfast._errors import BadInput, Unsupported
 from holdfast.data.quiet import quiet
 from holdfast.data.rows import IGNORED, Batch, Row, collate, digest, documents, learnt, length_sorted_batches
 from holdfast.data.store import Folder, Store
+from holdfast.params.heads import asked, classifies, speaker
 
 LOGITS = 2**28
 """Most elements of the logits of one batch (1 GiB in float32); batches shrink with the vocabulary."""
@@ -78,9 +79,11 @@ def sequence_losses(
 ) -> SequenceLosses:
     """The cross-entropy of each row in nats, in the order of `rows`; labels of -100 are left out.
 
-    Batched by length, in evaluation mode, without gradient and without autocast; the mode of every submodule is
+    Of rows for an encoder-decoder the target is scored, of labelled rows the label (it counts as one token). A
+    classifier on a language model's backbone answers text as that language model. Batched by length, in evaluation mode, without gradient and without autocast; the mode of every submodule is
     restored. The batches follow from lengths, `batch_tokens` and vocabulary alone, so a base and what was made of it
-    are scored alike, and figures for any batch size agree to rounding. Raises Unsupported for an encoder-decoder.
+    are scored alike, and figures for any batch size agree to rounding. Raises Unsupported for rows that are not of the
+    model's kind.
     """
     return _scored(model, rows, pad_id, batch_tokens, _cross_entropy)
 
@@ -95,11 +98,13 @@ def sequence_kl(
     the loss.
     """
 
-    def divergence(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:
+    def divergence(batch: Batch, logits: Tensor, answers: Tensor, kept: Tensor) -> Tensor:
         given = base_logits({k: v for k, v in batch.items() if k != "labels"})
         reference = given if isinstance(given, Tensor) else given.logits
         return torch.cat([_kl(reference[at].float(), logits[at].float()) for at in _chunks(kept, logits.shape[-1])])
 
+    if any("labels" not in row for row in rows):
+        raise Unsupported("The divergence from a base is defined for running text, which decoder-only models read.")
     return _scored(model, rows, pad_id, batch_tokens, divergence)
 
 
@@ -134,28 +139,50 @@ class ScoreCache:
         return self._held[name]
 
 
-PerToken = Callable[[Batch, Tensor, Tensor], Tensor]
+PerToken = Callable[[Batch, Tensor, Tensor, Tensor], Tensor]
 
 
 def _scored(
     model: nn.Module, rows: Sequence[Row], pad_id: int, batch_tokens: int, per_token: PerToken
 ) -> SequenceLosses:
-    """Sums of a figure per token; `per_token(batch, logits, kept)` gives those of `kept`, bool [rows, length - 1]."""
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        raise Unsupported("Sequence losses are defined for decoder-only models; this one reads with an encoder.")
+    """Sums of a figure per token; `per_token(batch, logits, answers, kept)` gives those of `kept`.
+
+    `answers` are the labels that the logits predict, and `kept` which of them count, both [rows, positions].
+    """
+    _refuse(model, rows)
     total = torch.zeros(len(rows), dtype=torch.float64)
     with quiet(model) as device:
-        bound = bounded(config, batch_tokens, device)
+        bound = bounded(getattr(model, "config", None), batch_tokens, device)
         for chosen in length_sorted_batches([len(r["input_ids"]) for r in rows], bound):
             batch = {k: v.to(device) for k, v in collate([rows[i] for i in chosen], pad_id).items()}
-            kept = batch["labels"][:, 1:] != IGNORED
-            if bool(kept.any()):
-                figures = per_token(batch, logits_of(model, batch), kept).cpu().double()
-                owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
-                total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, and always in the same order
+            with asked(model, batch):
+                answers = _answers(model, batch)
+                kept = answers != IGNORED
+                if bool(kept.any()):
+                    figures = per_token(batch, logits_of(model, batch), answers, kept).cpu().double()
+                    owners = torch.tensor(chosen)[kept.cpu().nonzero()[:, 0]]
+                    total.index_add_(0, owners, figures)  # on the CPU: float64 everywhere, always in the same order
     tokens = torch.tensor([learnt(row) for row in rows], dtype=torch.int64)
     return SequenceLosses(total, tokens, torch.tensor(documents(rows), dtype=torch.int64))
+
+
+def _refuse(model: nn.Module, rows: Sequence[Row]) -> None:
+    """Raise Unsupported for rows of which the model cannot say how likely they are."""
+    for row in rows:
+        if ("target" in row) != writes(model):
+            raise Unsupported("Sequence losses need rows of the model's kind: text, or pairs for an encoder-decoder.")
+        if "label" in row and not classifies(model):
+            raise Unsupported("These rows have labels, and this model has no head that tells labels apart.")
+        if "labels" in row and speaker(model) is None:
+            raise Unsupported("This model tells labels apart; nothing is left of it that could predict running text.")
+
+
+def _answers(model: nn.Module, batch: Batch) -> Tensor:
+    """The label that each position of the logits predicts [rows, positions]."""
+    labels = batch["labels"]
+    if labels.ndim == 1:
+        return labels[:, None]
+    return labels if writes(model) else labels[:, 1:]
 
 
 def bounded(config: Any, batch_tokens: int, device: torch.device) -> int:
@@ -168,23 +195,30 @@ def bounded(config: Any, batch_tokens: int, device: torch.device) -> int:
 
 
 def logits_of(model: nn.Module, batch: Batch, last: int | None = None) -> Tensor:
-    """The logits [rows, length, vocabulary] of a batch, without a cache; its labels are left out.
+    """The logits [rows, length, vocabulary] of a batch, without a cache; only an encoder-decoder sees its labels.
 
-    What stands before the tokens of the batch (the virtual tokens of prompt tuning) is cut off; with `last`, which a
+    Of a classifier those of the labels, [rows, 1, labels]. What stands before the tokens of the batch (the virtual tokens of prompt tuning) is cut off; with `last`, which a
     model has to know as `logits_to_keep`, only those of so many last places are made.
     """
     options: dict[str, Any] = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
     if last is not None:
         options["logits_to_keep"] = last
-    outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **options)
+    read = batch if writes(model) else {k: v for k, v in batch.items() if k != "labels"}
+    outputs = model(**read, **options)
     logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-    return logits[:, -(last or batch["input_ids"].shape[1]) :]
+    if logits.ndim == 2:
+        return logits[:, None]
+    return logits if writes(model) else logits[:, -(last or batch["input_ids"].shape[1]) :]
 
 
-def _cross_entropy(batch: Batch, logits: Tensor, kept: Tensor) -> Tensor:
-    following = batch["labels"][:, 1:]
+def writes(model: nn.Module) -> bool:
+    """Whether a decoder of the model writes what its encoder has read."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _cross_entropy(batch: Batch, logits: Tensor, answers: Tensor, kept: Tensor) -> Tensor:
     parts = _chunks(kept, logits.shape[-1])
-    return torch.cat([cross_entropy(logits[at].float(), following[at], reduction="none") for at in parts])
+    return torch.cat([cross_entropy(logits[at].float(), answers[at], reduction="none") for at in parts])
 
 
 def _kl(base: Tensor, model: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def answers(
     In batches of similar length. A prompt that leaves no room for `max_new_tokens` loses its beginning. No random
     state changes.
     """
-    ends = _ends(tokenizer, getattr(model, "generation_config", None))
+    ends = end_tokens(tokenizer, getattr(model, "generation_config", None))
     written = written_tokens(
         model,
         tokenizer,
@@ -52,7 +52,7 @@ def answers(
         temperature=temperature,
         seed=seed,
     )
-    return [_until(tokenizer, ids, ends, stop) for _, ids in written]
+    return [until(tokenizer, ids, ends, stop) for _, ids in written]
 
 
 def written_tokens(
@@ -79,14 +79,14 @@ def written_tokens(
     written: list[list[int]] = [[] for _ in tasks]
     with quiet(model), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         for chosen in length_sorted_batches([len(p) + max_new_tokens for p in prompts], batch_tokens):
-            draw = _Drawn(temperature, [seeded(seed, i) for i in chosen]) if temperature else None
+            draw = Drawn(temperature, [seeded(seed, i) for i in chosen]) if temperature else None
             made = _continued(model, tokenizer, [prompts[i] for i in chosen], max_new_tokens, stop, draw)
             for i, ids in zip(chosen, made, strict=True):
                 written[i] = ids
     return list(zip(prompts, written, strict=True))
 
 
-class _Stopped(StoppingCriteria):
+class Stopped(StoppingCriteria):
     """Rows whose new text holds a stop string are done; only their last tokens can have brought one."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, begin: int, stop: Sequence[str]):
@@ -104,7 +104,7 @@ def seeded(seed: int, place: int) -> torch.Generator:
     return torch.Generator().manual_seed(1_000_003 * seed + place)
 
 
-class _Drawn(LogitsProcessor):
+class Drawn(LogitsProcessor):
     """Draws from the softmax at a temperature by taking the likeliest token after Gumbel noise, row by row."""
 
     def __init__(self, temperature: float, generators: Sequence[torch.Generator]):
@@ -121,20 +121,20 @@ def _continued(
     prompts: list[list[int]],
     most: int,
     stop: Sequence[str],
-    draw: _Drawn | None,
+    draw: Drawn | None,
 ) -> list[list[int]]:
     longest, device = max(map(len, prompts)), model.device
     pad = padding(tokenizer)
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     own = getattr(model, "generation_config", None)
-    ends = _ends(tokenizer, own)
+    ends = end_tokens(tokenizer, own)
     plain = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, max_new_tokens=most, eos_token_id=ends or None, pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
-    stopping = StoppingCriteriaList([_Stopped(tokenizer, longest, stop)] if stop else [])
-    with _settings(model, plain):
+    stopping = StoppingCriteriaList([Stopped(tokenizer, longest, stop)] if stop else [])
+    with plain_settings(model, plain):
         made: Tensor = model.generate(  # type: ignore[operator]
             ids,
             attention_mask=mask,
@@ -148,7 +148,7 @@ def _continued(
     ]
 
 
-def _ends(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> list[int]:
+def end_tokens(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> list[int]:
     """Tokens that end an answer: the tokenizer's, and those that the model's settings name, such as ends of turns."""
     named = getattr(own, "eos_token_id", None)
     more = named if isinstance(named, list) else [named]
@@ -156,7 +156,7 @@ def _ends(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> l
 
 
 @contextmanager
-def _settings(model: Any, plain: GenerationConfig) -> Iterator[None]:
+def plain_settings(model: Any, plain: GenerationConfig) -> Iterator[None]:
     """Plain settings for a while: what a call leaves open is otherwise taken from the model's own."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     own = getattr(inner, "generation_config", None)
@@ -167,7 +167,8 @@ def _settings(model: Any, plain: GenerationConfig) -> Iterator[None]:
         inner.generation_config = own
 
 
-def _until(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], stop: Sequence[str]) -> str:
+def until(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int], stop: Sequence[str]) -> str:
+    """The text of the tokens up to the first that ends it, and of that what stands before the first stop."""
     end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     text = str(tokenizer.decode(ids[:end], skip_special_tokens=True))
     return text[: min((at for at in map(text.find, stop) if at >= 0), default=len(text))]

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+from rich.filesize import decimal
+
 from holdfast.evaluation.report.content import (
     Answers,
     Block,
@@ -133,6 +135,16 @@ def _size(entry: Entry) -> list[Cell]:
     return [Cell(whole(number(entry, key)), exact=number(entry, key)) for key in ("n", "tokens")]
 
 
+def _memory(certificate: Entry) -> str | None:
+    """The peak while training, and what was held before it, where the run could tell."""
+    told = certificate.get("memory")
+    told = told if isinstance(told, Mapping) else {}
+    before, peak = number(told, "before"), number(told, "peak")
+    if math.isnan(before + peak):
+        return None
+    return f"{decimal(int(peak))} at the peak, {decimal(int(before))} before training (of the {told.get('of')})"
+
+
 def _circumstances(certificate: Entry) -> dict[str, object]:
     """Everything that a certificate says beside its figures."""
     base = certificate.get("base")
@@ -147,6 +159,7 @@ def _circumstances(certificate: Entry) -> dict[str, object]:
         "steps": certificate.get("steps"),
         "stopped early": certificate.get("stopped") or "no",
         "time": seconds(number(certificate, "seconds")),
+        "memory": _memory(certificate),
         "watching": monitoring(certificate) or None,
         "versions": ", ".join(f"{n} {v}" for n, v in versions.items()) if isinstance(versions, Mapping) else None,
         "date": certificate.get("date"),
