@@ -17,7 +17,7 @@ FLOORS = (
     ("display", "watching"),
     ("llm",),
     ("sequence",),
-    ("dial",),
+    ("dial", "search", "export", "generation"),
     ("recipe",),
     ("training", "governor", "loop"),
     ("strategies", "remedies", "budget"),

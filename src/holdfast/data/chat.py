@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ def _marked(record: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int]
 def _compared(record: Chat, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     if not tokenizer.is_fast:
         raise Unsupported("Loss on the assistant's turns needs a fast tokenizer or {% generation %} in the template.")
-    text = _rendered(record.messages, tokenizer)
+    text = rendered(record.messages, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = _spans(record, tokenizer, text)
     ids: list[int] = encoded["input_ids"]
@@ -60,8 +61,8 @@ def _spans(record: Chat, tokenizer: PreTrainedTokenizerBase, text: str) -> list[
     spans = []
     for i, message in enumerate(record.messages):
         if message["role"] == "assistant" and i >= record.context:
-            before = _rendered(record.messages[:i], tokenizer, prompt=True) if i else ""
-            after = _rendered(record.messages[: i + 1], tokenizer)
+            before = rendered(record.messages[:i], tokenizer, prompt=True) if i else ""
+            after = rendered(record.messages[: i + 1], tokenizer)
             if not (text.startswith(after) and after.startswith(before)):
                 raise BadInput(
                     "The chat template renders the beginning of a chat otherwise than the whole, so the assistant's "
@@ -71,7 +72,8 @@ def _spans(record: Chat, tokenizer: PreTrainedTokenizerBase, text: str) -> list[
     return spans
 
 
-def _rendered(messages: tuple[Message, ...], tokenizer: PreTrainedTokenizerBase, prompt: bool = False) -> str:
+def rendered(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, prompt: bool = False) -> str:
+    """A chat as the template writes it, with the beginning of an answer where it is a `prompt`; raises BadInput."""
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt))
     except Exception as error:  # a template is a program; it raises what its author chose

@@ -20,8 +20,10 @@ from transformers import (
 
 from holdfast._errors import BadInput
 from holdfast.data.formats import Completion
+from holdfast.data.pairs import source_tokens
 from holdfast.data.quiet import quiet
 from holdfast.data.rows import length_sorted_batches, padding, start, tokens
+from holdfast.evaluation.loss import writes
 from holdfast.evaluation.metrics.registry import BATCH_TOKENS, room
 
 
@@ -71,11 +73,7 @@ def written_tokens(
     What is drawn follows from the seed and the prompt's place alone, not from the batch that it is in. Text made of
     the tokens may lack the blank before its first word, and is then not what was written after the prompt.
     """
-    begin = start(tokenizer)
-    left = room(model) - len(begin) - max_new_tokens
-    if left < 1:
-        raise BadInput(f"max_new_tokens = {max_new_tokens} leaves no room for a prompt in {room(model)} positions.")
-    prompts = [begin + tokens(tokenizer, task.prompt)[-left:] for task in tasks]
+    prompts = _prompts(model, tokenizer, tasks, max_new_tokens)
     written: list[list[int]] = [[] for _ in tasks]
     with quiet(model), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         for chosen in length_sorted_batches([len(p) + max_new_tokens for p in prompts], batch_tokens):
@@ -84,6 +82,19 @@ def written_tokens(
             for i, ids in zip(chosen, made, strict=True):
                 written[i] = ids
     return list(zip(prompts, written, strict=True))
+
+
+def _prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Completion], most: int
+) -> list[list[int]]:
+    """What the model reads of each task; an encoder reads the prompt alone, so that has all the room there is."""
+    if writes(model):
+        return [source_tokens(task.prompt, tokenizer)[: room(model)] for task in tasks]
+    begin = start(tokenizer)
+    left = room(model) - len(begin) - most
+    if left < 1:
+        raise BadInput(f"max_new_tokens = {most} leaves no room for a prompt in {room(model)} positions.")
+    return [begin + tokens(tokenizer, task.prompt)[-left:] for task in tasks]
 
 
 class Stopped(StoppingCriteria):
@@ -123,17 +134,17 @@ def _continued(
     stop: Sequence[str],
     draw: Drawn | None,
 ) -> list[list[int]]:
-    longest, device = max(map(len, prompts)), model.device
-    pad = padding(tokenizer)
-    ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    longest, pad = max(map(len, prompts)), padding(tokenizer)
+    first = 1 if writes(model) else longest  # where what is new begins: a decoder behind an encoder has its own start
+    ids, mask = (torch.tensor(rows, device=model.device) for rows in _padded(prompts, pad, left=not writes(model)))
     own = getattr(model, "generation_config", None)
     ends = end_tokens(tokenizer, own)
     plain = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, max_new_tokens=most, eos_token_id=ends or None, pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
+        decoder_start_token_id=getattr(own, "decoder_start_token_id", None),
     )  # fmt: skip
-    stopping = StoppingCriteriaList([Stopped(tokenizer, longest, stop)] if stop else [])
+    stopping = StoppingCriteriaList([Stopped(tokenizer, first, stop)] if stop else [])
     with plain_settings(model, plain):
         made: Tensor = model.generate(  # type: ignore[operator]
             ids,
@@ -142,10 +153,21 @@ def _continued(
             stopping_criteria=stopping,
             logits_processor=LogitsProcessorList([draw] if draw else []),
         )
-    new: list[list[int]] = made[:, longest:].tolist()
+    new: list[list[int]] = made[:, first:].tolist()
     return [
         written[: next((i for i, token in enumerate(written) if token in ends), len(written)) + 1] for written in new
     ]
+
+
+def _padded(prompts: list[list[int]], pad: int, left: bool) -> tuple[list[list[int]], list[list[int]]]:
+    """Tokens and mask of prompts in one batch; a decoder goes on from the end, so that it is padded on the left."""
+    longest = max(map(len, prompts))
+    gaps = [longest - len(prompt) for prompt in prompts]
+    if left:
+        ids = [[pad] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
+        return ids, [[0] * gap + [1] * (longest - gap) for gap in gaps]
+    ids = [prompt + [pad] * gap for gap, prompt in zip(gaps, prompts, strict=True)]
+    return ids, [[1] * (longest - gap) + [0] * gap for gap in gaps]
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig | None) -> list[int]:
