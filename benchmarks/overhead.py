@@ -221,10 +221,9 @@ def built(name: str, size: dict[str, int], batch: int, steps: int) -> Any:
     return host
 
 
-def raced(names: Sequence[str], size: dict[str, int], tokens: int, steps: int) -> dict[str, Any]:
-    """All variants through the same steps in turns; returns the trainers."""
-    relay, threads = Relay(names), torch.get_num_threads()
-    hosts = {name: built(name, size, tokens // LENGTH, steps) for name in names}
+def raced(hosts: dict[str, Any]) -> dict[str, Any]:
+    """All trainers through their steps in turns, by name; they are returned with the times of their steps."""
+    relay, threads = Relay(list(hosts)), torch.get_num_threads()
 
     def train(host: Any) -> None:
         torch.set_num_threads(threads)
@@ -255,7 +254,7 @@ def resident(key: str) -> int:
 def grown(name: str, size: dict[str, int], tokens: int) -> int:
     """Bytes at the peak of two steps, above those before the model was built; to be asked in a process of its own."""
     start = resident("VmRSS")
-    raced([name], size, tokens, 1)
+    raced({name: built(name, size, tokens // LENGTH, 1)})
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - start
 
 
@@ -275,7 +274,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 def compared(stage: Stage, size: dict[str, int], small: bool) -> tuple[list[list[str]], list[str]]:
     """Rows of the table, and what misses its goal."""
     lines, missed, tokens = [], [], stage.tokens
-    hosts = raced(stage.names, size, tokens, stage.steps)
+    hosts = raced({name: built(name, size, tokens // LENGTH, stage.steps) for name in stage.names})
     plain = hosts[THEIRS].times[1:]
     peaks = {name: peak(name, tokens, small) for name in stage.weighed}
     for name, host in hosts.items():

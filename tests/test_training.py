@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import TrainerCallback, TrainingArguments
 from holdfast._errors import TrainingStopped, Unsupported
 from holdfast.budget import Guard
 from holdfast.data.rows import Row, collate
+from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import Governor
 from holdfast.loop import attach
 from holdfast.remedies.distill import Distill
@@ -318,3 +320,25 @@ def test_other_weights_are_not_loaded_behind_a_rule_that_ends_late(tmp_path: Pat
     best = settings(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", save_steps=2)
     with pytest.raises(Unsupported, match="rollback"):
         trainer(build("llama"), best, [Incremental(2)]).train()
+
+
+def test_loggers_are_told_what_was_learnt_and_forgotten(tmp_path: Path) -> None:
+    told: dict[str, float] = {}
+
+    class Logger(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            told.update(logs)
+
+    rows = [{"input_ids": [3, 4, 5, 6], "labels": [3, 4, 5, 6]}] * 8
+    monitor = Monitor({"new": rows[:2]}, {"old": rows[2:4]}, every=2)
+    for report_to in (["tensorboard"], []):
+        told.clear()
+        args = TrainingArguments(output_dir=str(tmp_path), max_steps=4, use_cpu=True, save_strategy="no")
+        trainer = Trainer(
+            model=build("llama"), args=args, train_dataset=rows, rules=[monitor], callbacks=[Logger()],
+            data_collator=partial(collate, pad_id=0),
+        )  # fmt: skip
+        args.report_to = report_to  # what stands there when training begins; the loggers themselves need packages
+        trainer.train()
+        looks = {"learn/new/gain", "probe/old/rise", "probe/old/high"}
+        assert (looks <= told.keys()) if report_to else not looks & told.keys()

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import Trainer
 
 from holdfast._errors import BadInput, UnknownName
@@ -15,7 +16,7 @@ from holdfast.data.rows import collate
 from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import Governor
 from holdfast.recipe.building import built_rules, steps, training_arguments
-from holdfast.recipe.loading import resolved
+from holdfast.recipe.loading import load, resolved
 from holdfast.recipe.schema import checked
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.agem import AGEM
@@ -197,3 +198,42 @@ def test_anchors_take_their_text_and_their_folder_and_grow(base: Base, tmp_path:
     assert resolved(asked)["rules"][0]["ewc"]["layers"] == {"mlp": 2}
     with pytest.raises(BadInput, match="a number of steps"):
         recipe(tmp_path, "rules=[l2sp: {progressive: fast}]")
+
+
+def test_the_method_says_the_learning_rate_where_a_recipe_does_not(tmp_path: Path) -> None:
+    plain = values(tmp_path)
+    del plain["train"]["learning_rate"]
+    for method, expected in (("full", 5e-5), ("lora", 5e-4), ("prompt", 5e-3)):
+        asked = load(plain, [f"method.name={method}"])
+        assert training_arguments(asked, 10, tmp_path).learning_rate == pytest.approx(expected)
+    assert training_arguments(recipe(tmp_path), 10, tmp_path).learning_rate == 1e-3
+
+
+def test_a_schedule_with_a_floor_ends_at_a_tenth(tmp_path: Path) -> None:
+    floored = ("train.lr_scheduler_type=cosine_with_min_lr", "train.warmup_steps=10", "train.max_steps=100")
+    asked = recipe(tmp_path, *floored)
+    args = training_arguments(asked, 10, tmp_path)
+    model = torch.nn.Linear(2, 2)
+    trainer = Trainer(model=model, args=args)
+    trainer.create_optimizer_and_scheduler(100)
+    rates = []
+    for _ in range(100):
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+        rates.append(trainer.lr_scheduler.get_last_lr()[0])
+    assert max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) == 9
+    assert rates[-1] == pytest.approx(1e-4) and min(rates[9:]) >= 1e-4 - 1e-9
+
+
+def test_checkpointing_gives_way_to_a_prefix(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for method, kept in (("ptuning2", False), ("lora", True)):
+        asked = recipe(tmp_path, f"method.name={method}", "train.activation_checkpointing=true")
+        assert training_arguments(asked, 10, tmp_path).activation_checkpointing is kept
+    assert "exclude each other" in caplog.text
+
+
+def test_early_stopping_looks_keeps_and_ends_with_the_best(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, "early_stopping.patience=2", "early_stopping.every=3", "keep.govern=false")
+    args = training_arguments(asked, 10, tmp_path)
+    assert (args.eval_steps, args.save_steps, args.load_best_model_at_end) == (3, 3, True)
+    assert args.metric_for_best_model == "eval_learnt_loss" and args.greater_is_better is False

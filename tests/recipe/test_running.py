@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, TrainingStopped
@@ -175,3 +176,21 @@ def test_lora_leaves_an_adapter_that_does_what_the_certificate_says(tmp_path: Pa
 def test_without_a_budget_nothing_is_judged(tmp_path: Path) -> None:
     result = run(recipe(tmp_path, "keep={probe: none}", "rules=[l2sp, frozen: {select: norm, during: [0, 2]}]"))
     assert result.verdict is None and result.certificate is not None and result.certificate["kept"] == []
+
+
+def test_a_run_that_stops_early_ends_with_its_best_weights(tmp_path: Path) -> None:
+    """What it made up itself only gets worse, so the first look is the best one, and that is what is left."""
+    asked = recipe(
+        tmp_path, "keep.govern=false", "keep.budget=null", "rules=[]", "train.max_steps=40", "method.name=lora",
+        "train.learning_rate=0.03", "train.lr_scheduler_type=constant", "early_stopping.patience=2",
+        "early_stopping.every=2", "early_stopping.metric=self",
+    )  # fmt: skip
+    result = run(asked)
+    assert result.certificate is not None and result.certificate["steps"] == 6
+    state = json.loads((result.folder / "checkpoint-6" / "trainer_state.json").read_text())
+    looks = {line["step"]: line["eval_self_loss"] for line in state["log_history"] if "eval_self_loss" in line}
+    assert looks[2] < looks[4] and looks[2] < looks[6]
+    first, final = (
+        load_file(result.folder / place / "adapter_model.safetensors") for place in ("checkpoint-2", "final")
+    )
+    assert first.keys() == final.keys() and all(torch.equal(first[n], final[n]) for n in first)

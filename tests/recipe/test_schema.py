@@ -102,3 +102,28 @@ def test_a_budget_is_one_for_all_texts_or_one_each(tmp_path: Path) -> None:
     old = keep.suites[0]
     assert keep.texts == ["self", old] and keep.budget_of("self") == 0.1 and keep.budget_of(old) is None
     assert checked(values(tmp_path)).keep.budget_of(old) == 0.9
+
+
+def test_a_preset_stands_for_a_method_and_what_is_said_beside_it_wins(tmp_path: Path) -> None:
+    def method(**said: Any) -> dict[str, Any]:
+        made = checked({**values(tmp_path), "method": said}).method
+        return {"name": made.name, **made.arguments}
+
+    assert method(preset="small") == {"name": "lora", "rank": 4, "alpha": 8}
+    assert method(preset="xlarge", targets="attention") == {
+        "name": "lora", "rank": 32, "alpha": 64, "targets": "attention",
+    }  # fmt: skip
+    assert method(preset="large", rank=2) == {"name": "lora", "rank": 2}
+    with pytest.raises(UnknownName, match="medium"):
+        method(preset="mediun")
+    with pytest.raises(BadInput, match="other name"):
+        method(preset="small", name="full")
+
+
+def test_a_run_is_stopped_early_by_a_text_that_is_there_and_not_under_a_governor(tmp_path: Path) -> None:
+    early = {**values(tmp_path), "early_stopping": {"metric": "learn"}}
+    with pytest.raises(UnknownName, match="learnt"):
+        checked(early)
+    with pytest.raises(BadInput, match="governor stops"):
+        checked({**early, "early_stopping": {"patience": 2}})
+    assert checked({**early, "early_stopping": {}, "keep": {"probe": "none"}}).early_stopping.patience == 3  # type: ignore[union-attr]

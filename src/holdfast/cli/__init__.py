@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.logging import RichHandler
 
 from holdfast._errors import HoldfastError
-from holdfast.cli import measuring, shelf, training, viewing  # noqa: F401  each adds its commands
+from holdfast.cli import measuring, searching, shelf, training, using, viewing  # noqa: F401  each adds its commands
 from holdfast.cli.app import app, complaints, say
 
 

@@ -118,6 +118,26 @@ def grid(
 
 
 @app.command()
+def rates(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Such as method.name=lora")] = None,
+    steps: Annotated[int, typer.Option(help="Steps from the lowest rate to the highest.", min=10)] = 100,
+    output: Annotated[Path, typer.Option(help="The picture.")] = Path("rates.png"),
+    debug: Debug = False,
+) -> None:
+    """Find a learning rate for a recipe: where its new text is learnt fastest, and where kept texts begin to suffer."""
+    import holdfast.evaluation.report
+
+    holdfast.display.hush()
+    loaded = holdfast.recipe.load(recipe, overrides or ())
+    with holdfast.display.Display(console) as display:
+        found = holdfast.recipe.find_rates(loaded, count=steps, progress=display.run("rates")).told()
+    for line in holdfast.recipe.rates_told(found):
+        console.print(line, soft_wrap=True)
+    console.print(f"Picture: {holdfast.evaluation.report.rates_picture(found, output)}", soft_wrap=True)
+
+
+@app.command()
 def dial(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run, or of a task of a sequence.")],
     budget: Annotated[

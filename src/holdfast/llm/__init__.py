@@ -28,31 +28,58 @@ from holdfast.llm.learning_rate import AdaptiveLearningRate
 from holdfast.llm.levels import ParameterImportance, ParameterImportanceAnalyzer, ParameterInfo, UpdateHistory
 from holdfast.llm.manager import FrozenAdaptiveManager, create_frozen_adaptive_manager
 from holdfast.llm.replaying import PrioritizedReplayTrainer, ReplayDataset, SimpleImportanceEstimator
+from holdfast.llm.tuning.future import FutureFineTuning
+from holdfast.llm.tuning.methods import Adapter, AdapterModel, FineTuningTypes, LoRALayer, LoRAModel, QLoRA
+from holdfast.llm.tuning.prompts import PromptTuning, PtuningV2
+from holdfast.llm.tuning.stepping import GradientAccumulator, LearningRateScheduler
+from holdfast.llm.tuning.tasks import TextClassificationFinetuning, TextGenerationFinetuning
+from holdfast.llm.tuning.training import DataProcessor, TrainingPipeline
+from holdfast.llm.tuning.troubles import CatastrophicForgettingHandler, OverfittingHandler
+from holdfast.llm.tuning.watching import ModelAnalyzer, PerformanceMonitor
 
 __all__ = [
+    "Adapter",
+    "AdapterModel",
     "AdaptiveLearningRate",
     "BaseLLM",
+    "CatastrophicForgettingHandler",
     "ComprehensiveForgettingEvaluator",
+    "DataProcessor",
     "DomainKnowledgeEvaluator",
     "EWCTrainer",
+    "FineTuningTypes",
     "ForgettingDynamicsModel",
     "ForgettingEvaluationFramework",
     "ForgettingMonitor",
     "FrozenAdaptiveLLM",
     "FrozenAdaptiveManager",
     "FrozenConfig",
+    "FutureFineTuning",
+    "GradientAccumulator",
     "L2RegularizedTrainer",
     "LLMConfig",
     "LLMContinualLearningFramework",
     "LLMResponse",
+    "LearningRateScheduler",
+    "LoRALayer",
+    "LoRAModel",
+    "ModelAnalyzer",
     "ModelEvaluator",
+    "OverfittingHandler",
     "ParallelAdapterManager",
     "ParameterImportance",
     "ParameterImportanceAnalyzer",
     "ParameterInfo",
+    "PerformanceMonitor",
     "PrioritizedReplayTrainer",
+    "PromptTuning",
+    "PtuningV2",
+    "QLoRA",
     "ReplayDataset",
     "SimpleImportanceEstimator",
+    "TextClassificationFinetuning",
+    "TextGenerationFinetuning",
+    "TrainingPipeline",
     "UpdateHistory",
     "UpdateStrategy",
     "apply_lora_adapter",

@@ -12,6 +12,7 @@ from holdfast.recipe.comparing import (
 from holdfast.recipe.folder import check_folder
 from holdfast.recipe.loading import load, shipped, values
 from holdfast.recipe.planning import plan, render_run_plan
+from holdfast.recipe.rates import find_rates, rates_told
 from holdfast.recipe.running import Result, run
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.scoring import render_scores, score
@@ -25,10 +26,12 @@ __all__ = [
     "alone",
     "check_folder",
     "comparisons",
+    "find_rates",
     "grid",
     "load",
     "numbers",
     "plan",
+    "rates_told",
     "render_advice",
     "render_baseline",
     "render_comparison",

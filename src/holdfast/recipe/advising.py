@@ -41,8 +41,8 @@ LIMITS = (0.8, 0.5)
 """Where the guide's bands of similarity end."""
 RANKS = {BANDS[0]: (4, 8), BANDS[1]: (8, 16), BANDS[2]: (16, 32)}
 """LoRA ranks: the guide says 4-8 for like and 16-32 for unlike tasks; the middle is what lies between."""
-TARGETS = "[q_proj, v_proj] cheapest, attention for more, attention | mlp for most"
-"""LoRA targets by what they cost, as a recipe says them."""
+TARGETS = {BANDS[0]: "[q_proj, v_proj]", BANDS[1]: "attention", BANDS[2]: "attention | mlp"}
+"""LoRA targets by what they cost: the guide names these three, the cheapest first; unlike tasks take more."""
 GUIDE = tuple(
     GuideRow(size, band, *(tuple(x / 100 for x in pair) for pair in figures))  # type: ignore[arg-type]
     for size, band, *figures in (
@@ -102,6 +102,17 @@ class Advice:
     def frozen(self) -> int:
         """How many of the lowest blocks the middle of the guide's range freezes."""
         return math.floor(self.blocks * sum(self.row.freeze) / 2 + 1e-9)
+
+    @property
+    def rank(self) -> int:
+        """The upper end of the guide's range of LoRA ranks."""
+        return RANKS[self.row.similarity][1]
+
+    @property
+    def method(self) -> str:
+        """Adapters on the blocks that are not frozen, as a recipe says it; on the MLPs, which forget less."""
+        layers = f', layers: "layers({self.frozen}:)"' if self.frozen else ""
+        return f"{{name: lora, rank: {self.rank}, alpha: {2 * self.rank}, targets: mlp{layers}}}"
 
     @property
     def select(self) -> str:
@@ -176,8 +187,9 @@ def render_advice(advice: Advice) -> Table:
         ("layers to train, from the top", _range(row.train_top), "the guide's table 6.3"),
         ("less forgetting, it expects", _range(row.less_forgetting), "the guide's table 6.3, not measured here"),
         ("or LoRA", f"rank {ranks[0]}-{ranks[1]}, alpha twice that", "the guide's 6.3"),
-        ("on which layers", TARGETS, "the guide's 6.3"),
-        ("in a recipe", f'- frozen: {{select: "{advice.select}"}}', "the middle of its range"),
+        ("on which layers", TARGETS[row.similarity], "the guide's 6.3"),
+        ("under `rules`", f'- frozen: {{select: "{advice.select}"}}', "the middle of its range"),
+        ("or as `method`", advice.method, "adapters above, on the MLPs: docs/methods.md"),
     ]
     for cell in cells:
         table.add_row(*map(Words, cell))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from holdfast.adapters.quantised import is_quantised
+from holdfast.params.heads import classifies
 from holdfast.params.plan import plan
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -37,7 +38,7 @@ def activations(model: nn.Module, rows: int, length: int, *, checkpointing: bool
     ids = torch.ones(rows, length, dtype=torch.int64, device=next(model.parameters()).device)
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            model(input_ids=ids, labels=ids)
+            model(input_ids=ids, labels=torch.zeros_like(ids[:, 0]) if classifies(model) else ids)
     except (RuntimeError, NotImplementedError, TypeError):
         return None
     total = sum(kept.values())
@@ -61,19 +62,21 @@ class Peak:
         elif CLEAR.exists():
             with suppress(OSError):  # the mark then includes what came before
                 CLEAR.write_text(RESET)
-        self.before = self._held("VmRSS")
+        self.before = held(device)
 
     def told(self) -> dict[str, Any]:
         """`device`, and `before` and `peak` in bytes (None where the system does not say)."""
         kind = "GPU" if self.device.type == "cuda" else "process"
-        return {"of": kind, "before": self.before, "peak": self._held("VmHWM")}
+        return {"of": kind, "before": self.before, "peak": held(self.device, most=True)}
 
-    def _held(self, mark: str) -> int | None:
-        if self.device.type == "cuda":
-            read = torch.cuda.memory_allocated if mark == "VmRSS" else torch.cuda.max_memory_allocated
-            return int(read(self.device))
-        found = re.search(rf"{mark}:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
-        return int(found[1]) * 1024 if found else None
+
+def held(device: torch.device, *, most: bool = False) -> int | None:
+    """Bytes held now, or the most so far: tensors on a GPU, else the whole process; None where no system says."""
+    if device.type == "cuda":
+        return int((torch.cuda.max_memory_allocated if most else torch.cuda.memory_allocated)(device))
+    mark = "VmHWM" if most else "VmRSS"
+    found = re.search(rf"{mark}:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def ran_out(error: BaseException) -> bool:

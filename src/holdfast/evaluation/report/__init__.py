@@ -6,6 +6,7 @@ from holdfast.evaluation.report.frontier import frontier_picture
 from holdfast.evaluation.report.headline import render_table
 from holdfast.evaluation.report.importance import importance_picture
 from holdfast.evaluation.report.plane import plane_picture
+from holdfast.evaluation.report.rates import rates_picture
 from holdfast.evaluation.report.records import RunRecord, read_run, read_runs
 from holdfast.evaluation.report.sequence import is_sequence, read_sequences, render_sequences, write_sequence_report
 from holdfast.evaluation.report.suites import render_runs
@@ -18,6 +19,7 @@ __all__ = [
     "is_sequence",
     "picture_file",
     "plane_picture",
+    "rates_picture",
     "read_run",
     "read_runs",
     "read_sequences",
