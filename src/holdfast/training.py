@@ -20,9 +20,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from holdfast import checkpoint
 from holdfast._errors import Unsupported
+from holdfast.objective import accepts_items, items, share
 from holdfast.rule import REPLAYED, Batch, Rule, Window
 from holdfast.run import Run
 from holdfast.run_folder import RunFolder, Saved
+
+LOOKS = ("learn", "probe")
+"""Lines of a run's journal that tell how a text fares."""
 
 
 class RulesMixin:
@@ -46,6 +50,7 @@ class RulesMixin:
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs: bool = accepts_items(self.model) and vars(self)["model_accepts_loss_kwargs"]
         self.rules, self.sinks = list(rules), list(sinks)
         self.run: Run | None = None
         self.interrupted = False
@@ -95,7 +100,7 @@ class RulesMixin:
             return parent(model, plain, return_outputs, num_items_in_batch)
         with _overheard(model) as heard:
             result = parent(model, dict(plain), return_outputs, num_items_in_batch)
-        loss = result[0] if return_outputs else result
+        loss = self._shared(result[0] if return_outputs else result, plain)
         divisor = self._divided_later(num_items_in_batch)
         if self.run.penalised:
             loss = loss + self.run.penalty(inputs, _with_logits(model, plain, heard)) * divisor
@@ -103,6 +108,14 @@ class RulesMixin:
         if not loss.requires_grad:  # all that could move is held in this step, and the Trainer goes backward anyway
             loss.requires_grad_()
         return (loss, result[1]) if return_outputs else loss
+
+    def _shared(self, loss: Tensor, inputs: Batch) -> Tensor:
+        """The loss as it counts among the micro-batches of a step; a mean counts for as much as it is the mean of."""
+        counted = self.model_accepts_loss_kwargs or self.compute_loss_func is not None  # type: ignore[attr-defined]
+        window = self.run.window if self.run is not None else []
+        if counted or len(window) < 2 or "labels" not in inputs:
+            return loss
+        return loss * len(window) * share(self.model, inputs, sum(items(self.model, batch) for batch in window))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One micro-batch forward and backward; what is held has no part in the norm that gradients are clipped to."""
@@ -115,7 +128,7 @@ class RulesMixin:
         """By how much the Trainer will divide the loss once more, which penalties must not suffer twice."""
         scaled = getattr(self, "loss_is_scaled_for_ga", None)
         if scaled is None:
-            counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]
+            counted = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             scaled = counted or self.compute_loss_func is not None  # type: ignore[attr-defined]
         return 1 if scaled else int(self.current_gradient_accumulation_steps)  # type: ignore[attr-defined]
 
@@ -156,7 +169,7 @@ class RulesMixin:
             self.rules,
             seed=self.args.seed,
             scheduler=scheduler,
-            sinks=self.sinks if self.args.process_index == 0 else (),
+            sinks=[*self.sinks, self._tell_loggers] if self.args.process_index == 0 else (),
             total=self.state.max_steps,
         )
         if self._resumed is None:
@@ -164,6 +177,12 @@ class RulesMixin:
         else:
             self._folder.resume(self._resumed)
             self.run.begin(self._resumed.prepared, self._resumed.state)
+
+    def _tell_loggers(self, line: Mapping[str, Any]) -> None:
+        """Looks at texts, for the loggers that `report_to` names: `probe/stories/rise` with its interval."""
+        if line["kind"] in LOOKS and self.args.report_to:
+            about = f"{line['kind']}/{line['text']}"
+            self.log({f"{about}/{k}": v for k, v in line.items() if isinstance(v, float)})  # type: ignore[attr-defined]
 
     # Checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -295,4 +314,8 @@ def _number(value: Any) -> Any:
 
 
 class Trainer(RulesMixin, transformers.Trainer):  # type: ignore[misc]
-    """transformers' Trainer with `rules`; without rules it gives the same bits as the original."""
+    """transformers' Trainer with `rules`; without rules it gives the same bits as the original.
+
+    But for models whose loss is a mean of their batch whatever they are told (see `accepts_items`): under gradient
+    accumulation the original adds these means up, and this one weighs them.
+    """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor
 from holdfast._errors import BadInput, MissingExtra
 from holdfast.adapters import quantised as storage
 from holdfast.adapters.method import methods
-from holdfast.adapters.quantised import SETTINGS, is_quantised, quantisation, quantised, read_settings, write_settings
+from holdfast.adapters.quantised import (
+    SETTINGS,
+    is_quantised,
+    quantisation,
+    quantised,
+    read_settings,
+    stored_bytes,
+    write_settings,
+)
 from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.run import Run
@@ -61,8 +70,17 @@ def test_a_quantised_copy_is_what_loading_quantised_gives() -> None:
     with torch.no_grad():
         apart = (copy(input_ids=IDS).logits - plain(input_ids=IDS).logits).abs().max()
     assert 0 < float(apart) < 10  # four bits are not sixteen, and still the same model
-    packed = copy.model.layers[0].mlp.up_proj.weight
+    packed: Any = copy.model.layers[0].mlp.up_proj.weight
     assert packed.numel() * packed.element_size() * 8 == plain.model.layers[0].mlp.up_proj.weight.numel() * 4
+
+
+@pytest.mark.parametrize(("bits", "double"), [(4, True), (4, False), (8, True)])
+def test_a_plan_knows_what_a_stored_weight_takes(bits: int, double: bool) -> None:
+    settings = quantisation(bits, double=double)
+    layer: Any = load_base("tiny", quantization=settings).model.model.layers[0].mlp.up_proj
+    parts = [t for n, t in layer.state_dict().items() if n.startswith("weight") and "map" not in n and "state" not in n]
+    found = sum(t.numel() * t.element_size() for t in parts)
+    assert stored_bytes(settings, 64 * 172) == pytest.approx(found, rel=0.01)
 
 
 def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

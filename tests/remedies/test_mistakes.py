@@ -65,11 +65,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from holdfast.adapters.method import methods
 from holdfast.adapters.targets import target_modules
-from holdfast.base import Base as Loaded
 from holdfast.before import Base
 from holdfast.params.fisher import fisher
 from holdfast.params.per_example import Batch, Sums
-from holdfast.recipe.running import _trainable
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.mas import MAS
@@ -224,7 +222,8 @@ def test_an_adapter_drawn_before_the_seed(tmp_path: Path, monkeypatch: pytest.Mo
 
     def drawn(seed: int, before: int) -> Tensor:
         torch.manual_seed(before)
-        model = _trainable(recipes[seed], Loaded(build("llama"), None, "llama", ""))
+        asked = recipes[seed]
+        model = methods.apply(asked.method.name, build("llama"), asked.method.arguments, seed=asked.seed)
         return torch.cat([p.detach().flatten() for n, p in model.named_parameters() if "lora_A" in n])
 
     assert torch.equal(drawn(1, before=5), drawn(1, before=6))

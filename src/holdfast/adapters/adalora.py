@@ -67,7 +67,7 @@ def _beside(tuner: Any, tensor: Tensor) -> Tensor:
     return tensor.to(next(tuner.parameters()).device)
 
 
-@methods.register("adalora", Traits(companion=Allocation))
+@methods.register("adalora", Traits(companion=Allocation, kind="ADALORA"))
 def adalora(
     model: PreTrainedModel,
     *,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from holdfast._errors import BadInput, UnknownName
 from holdfast.adapters.bottleneck_layer import BottleneckConfig, widths
-from holdfast.adapters.method import methods
+from holdfast.adapters.method import Traits, methods
 from holdfast.adapters.targets import blocks, is_linear, target_modules
 from holdfast.adapters.wrapping import wrapped
 from holdfast.params.inventory import Param, inventory
@@ -24,7 +24,7 @@ STYLES: dict[str, tuple[str, ...]] = {"pfeiffer": ("mlp",), "houlsby": ("attenti
 """Behind which parts of each block an adapter stands."""
 
 
-@methods.register("bottleneck")
+@methods.register("bottleneck", Traits(merges=False, kind="BOTTLENECK"))
 def bottleneck(
     model: PreTrainedModel,
     *,

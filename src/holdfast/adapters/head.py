@@ -11,7 +11,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 
 from holdfast._errors import BadInput, Unsupported
-from holdfast.params.heads import classifies, headed
+from holdfast.adapters.wrapping import task_type
+from holdfast.params.heads import classifies, headed, speaker
 
 
 def classifier(
@@ -34,9 +35,10 @@ def classifier(
     if classifies(model):
         if (known := labels_of(model.config)) != list(names):
             raise BadInput(f"The base tells {', '.join(known)} apart, not {', '.join(names)}. Give the model below it.")
-        made = headed(model)
+        made = headed(model, speaker(model))
     else:
         made = _built(model, _config(model.config, names, pad_id), seed)
+    made.config.architectures = [type(made).__name__]
     made.config.class_weights = None if weights is None else [float(weight) for weight in weights]
     return made
 
@@ -60,9 +62,9 @@ def _built(model: PreTrainedModel, config: PretrainedConfig, seed: int) -> Any:
         raise Unsupported("An encoder-decoder is taught to write answers, not to classify: leave `task` away.")
     try:
         with torch.device("meta"):
-            made = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+            made: Any = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)  # type: ignore[no-untyped-call]
     except ValueError as error:
-        raise Unsupported(f"transformers has no classifier of the kind {config.model_type}. Give another base.") from error
+        raise Unsupported(f"transformers knows no classifier of the kind {config.model_type}.") from error
     backbone: Any = model.base_model
     fresh = _completed(backbone, made.base_model)
     setattr(made, made.base_model_prefix, backbone)
@@ -70,17 +72,11 @@ def _built(model: PreTrainedModel, config: PretrainedConfig, seed: int) -> Any:
     _draw(made, drawn, model.device, seed)
     made.name_or_path = model.name_or_path
     made.train(model.training)
-    speaks = callable(getattr(model, "prepare_inputs_for_generation", None)) and model.get_output_embeddings() is not None
-    speaker = model if speaks and not _two_sided(model) else None
-    for parameter in set(model.parameters()) - set(made.parameters()):
-        parameter.requires_grad_(False)
     made.fresh = sorted(fresh)
-    return headed(made, speaker)
-
-
-def _two_sided(model: PreTrainedModel) -> bool:
-    """Whether a model is made to fill gaps, seeing both sides of them."""
-    return type(model).__name__.endswith("ForMaskedLM")
+    speaks = task_type(model) == "CAUSAL_LM" and not type(model).__name__.endswith("ForMaskedLM")
+    for parameter in set(model.parameters()) - set(made.parameters()):
+        parameter.requires_grad_(False)  # of the language model's head, which only answers
+    return headed(made, model if speaks else None)
 
 
 def _completed(backbone: nn.Module, whole: nn.Module) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from holdfast.adapters.targets import Targets, target_modules
 from holdfast.adapters.wrapping import transposed, wrapped
 
 
-@methods.register("ia3", Traits(rate=100.0))
+@methods.register("ia3", Traits(rate=100.0, kind="IA3"))
 def ia3(
     model: PreTrainedModel, *, targets: Targets | None = None, layers: str | None = None, seed: int = 0
 ) -> PeftModel:

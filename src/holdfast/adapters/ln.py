@@ -11,7 +11,7 @@ from holdfast.adapters.targets import target_modules
 from holdfast.adapters.wrapping import wrapped
 
 
-@methods.register("ln", Traits(rate=100.0))
+@methods.register("ln", Traits(rate=100.0, kind="LN_TUNING"))
 def ln(model: PreTrainedModel, *, layers: str | None = None, seed: int = 0) -> PeftModel:
     """A copy of every norm (in the chosen `layers`) trains in its place, so the model starts as the base.
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast._errors import BadInput, UnknownName
-from holdfast.adapters.method import methods
+from holdfast.adapters.method import Traits, methods
 from holdfast.adapters.targets import Targets, target_modules
 from holdfast.adapters.wrapping import on_meta, transposed, wrapped
 from holdfast.data.quiet import quiet
@@ -25,7 +25,7 @@ FIRST = 64
 AT_ONCE = 8
 
 
-@methods.register("lora")
+@methods.register("lora", Traits(kind="LORA"))
 def lora(
     model: PreTrainedModel,
     *,
@@ -46,8 +46,8 @@ def lora(
 
     `alpha` is twice the rank unless told. `targets` is a selection as text (`mlp`, `attention & layers(50%:)`,
     `"*.q_proj.*"`) or a list of module names; of what it names, the linear layers get factors. `layers` narrows it.
-    With `rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732), with `dora` the direction alone
-    moves by BA and each row's magnitude is learnt (Liu et al. 2024, arXiv:2402.09353). `init` says where A and B start:
+    With `rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732), with `dora` BA turns rows
+    whose magnitudes are learnt apart (Liu et al. 2024, arXiv:2402.09353). `init` says where A and B start:
     `default` and `gaussian` with B at zero, so that the model starts as the base; `pissa` (arXiv:2404.02948) and
     `olora` (arXiv:2406.01775) take the weight's principal part out of it and put it in the factors; `eva`
     (arXiv:2410.07170) takes A from the inputs that the first of `rows` bring to each layer. `peft` are further

@@ -18,14 +18,16 @@ class Traits:
 
     `rate` is the learning rate where a recipe names none, as a multiple of full fine-tuning's. `loading` turns the
     method's knobs into transformers' settings for loading the base. `companion` turns them into a rule that the method
-    needs while it trains. `checkpointing` is false where gradient checkpointing would break it, `rewrites` true where
-    it changes the base's own weights at the start (a saved adapter then needs PEFT's conversion).
+    needs while it trains. `checkpointing` is false where gradient checkpointing would break it, `merges` where no
+    weight of the base can take in what was learnt. `kind` is PEFT's name of the adapter, None where there is none.
     """
 
     rate: float = 10.0
     loading: Callable[..., Any] | None = None
     companion: Callable[..., Any] | None = None
     checkpointing: bool = True
+    merges: bool = True
+    kind: str | None = None
 
 
 class Methods(Registry[Callable[..., Any]]):

@@ -11,7 +11,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 from holdfast._errors import BadInput
-from holdfast.adapters.method import methods
+from holdfast.adapters.method import Traits, methods
 from holdfast.adapters.targets import target_modules
 from holdfast.adapters.wrapping import transposed, wrapped
 
@@ -27,6 +27,9 @@ FILLED = {"target_modules", "fan_in_fan_out", "peft_type", "task_type", "inferen
 OWN_PLACES = {"ADAPTION_PROMPT", "TRAINABLE_TOKENS"}
 """Methods whose targets are no linear layers; PEFT knows them by the kind of model."""
 
+
+APART = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
+"""Methods that no weight of the base can take in."""
 
 STARTS = {"FOURIERFT": {"init_weights": True}, "C3A": {"init_weights": True}}
 """Where PEFT's default start would change what the model says before anything is learnt, the start that does not."""
@@ -86,4 +89,5 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 for _type, _config in PEFT_TYPE_TO_CONFIG_MAPPING.items():
     if _type.value not in OURS:
-        methods.register(_type.value.lower())(by_name(_type.value, _config))
+        _traits = Traits(merges=_type.value not in APART, kind=_type.value)
+        methods.register(_type.value.lower(), _traits)(by_name(_type.value, _config))

@@ -12,7 +12,7 @@ from holdfast.adapters.targets import Targets, target_modules
 from holdfast.adapters.wrapping import wrapped
 
 
-@methods.register("osf", Traits(rate=1.0))
+@methods.register("osf", Traits(rate=1.0, kind="OSF"))
 def osf(
     model: PreTrainedModel, *, keep: float = 0.5, targets: Targets = "mlp", layers: str | None = None, seed: int = 0
 ) -> PeftModel:

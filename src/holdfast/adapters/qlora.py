@@ -22,7 +22,7 @@ def _loading(arguments: Mapping[str, Any]) -> BitsAndBytesConfig:
     return quantisation(**{k: v for k, v in arguments.items() if k in inspect.signature(quantisation).parameters})
 
 
-@methods.register("qlora", Traits(loading=_loading))
+@methods.register("qlora", Traits(loading=_loading, kind="LORA"))
 def qlora(
     model: PreTrainedModel,
     *,

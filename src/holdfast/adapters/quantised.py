@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def quantised(model: PreTrainedModel, settings: BitsAndBytesConfig) -> PreTraine
         )
     made.name_or_path = made.config.name_or_path = model.name_or_path
     return made
+
+
+def stored_bytes(settings: BitsAndBytesConfig, elements: int) -> int:
+    """Bytes of a quantised weight of so many elements, with its scales.
+
+    Per block of 64 elements one absolute maximum of 4 bytes; double quantisation keeps it in 1 byte, with one of 4
+    bytes for each 256 of them. In 8 bits there is a scale for each row, which does not count here.
+    """
+    if settings.load_in_8bit:
+        return elements
+    blocks = math.ceil(elements / 64)
+    scales = blocks + 4 * math.ceil(blocks / 256) if settings.bnb_4bit_use_double_quant else 4 * blocks
+    return math.ceil(elements / 2) + scales
 
 
 def is_quantised(model: Any) -> bool:

@@ -8,12 +8,12 @@ from transformers.pytorch_utils import Conv1D
 
 from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.lora import check_rank
-from holdfast.adapters.method import methods
+from holdfast.adapters.method import Traits, methods
 from holdfast.adapters.targets import Targets, target_modules
 from holdfast.adapters.wrapping import on_meta, wrapped
 
 
-@methods.register("shira")
+@methods.register("shira", Traits(kind="SHIRA"))
 def shira(
     model: PreTrainedModel, *, rank: int = 8, targets: Targets = "mlp", layers: str | None = None, seed: int = 0
 ) -> PeftModel:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from transformers import AutoConfig
 
 from holdfast._errors import BadInput
+from holdfast.adapters.head import classifier, labels_of
 from holdfast.adapters.quantised import SETTINGS, read_settings
 from holdfast.adapters.wrapping import aligned
 from holdfast.base import Base, load_base
@@ -30,16 +32,29 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
         return load_base(folder, **loading)
     if not (place / WEIGHTS).is_file():
         raise BadInput(f"{place} has a {CONFIG} but no {WEIGHTS}. Save the adapter again with `model.save_pretrained`.")
-    named = json.loads((place / CONFIG).read_text("utf-8")).get("base_model_name_or_path")
+    settings = json.loads((place / CONFIG).read_text("utf-8"))
+    named = settings.get("base_model_name_or_path")
     if not named:
         raise BadInput(f"{place / CONFIG} does not say which base the adapter belongs to (base_model_name_or_path).")
     if (place / SETTINGS).is_file():
         loading = {"quantization": read_settings(place), **loading}
     base = load_base(named, **loading)
+    model = _with_head(base, place) if settings.get("task_type") == "SEQ_CLS" else base.model
     try:
-        adapted: Any = aligned(PeftModel.from_pretrained(base.model, place, is_trainable=trainable))
+        adapted: Any = aligned(PeftModel.from_pretrained(model, place, is_trainable=trainable))
     except (RuntimeError, ValueError, KeyError) as error:
         raise BadInput(f"The adapter in {place} does not fit its base {named}: {error}") from error
     parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     return Base(adapted, base.tokenizer, str(folder), digest)
+
+
+def _with_head(base: Base, place: Path) -> Any:
+    """The base with a head for the labels that stand beside an adapter; its values are the adapter's."""
+    if not (place / "config.json").is_file():
+        raise BadInput(
+            f"{place} is an adapter of a classifier, and no config.json beside it names the labels. Write the "
+            "classifier's there: `model.get_base_model().config.save_pretrained(folder)`."
+        )
+    config = AutoConfig.from_pretrained(place)
+    return classifier(base.model, labels_of(config), pad_id=config.get_text_config().pad_token_id or 0)

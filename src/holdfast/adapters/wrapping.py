@@ -27,11 +27,13 @@ def wrapped(model: Any, make: Callable[..., PeftConfig], settings: Mapping[str, 
     where the method computes from its values.
     """
     try:
-        config = make(**{"task_type": task_type(model), **settings})
+        config: Any = make(**{"task_type": task_type(model), **settings})
+        if fresh := getattr(model, "fresh", []):  # a classifier's parts that have no values of a base
+            config.modules_to_save = [*(getattr(config, "modules_to_save", None) or ()), *fresh]
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(seed)
             made: PeftModel = get_peft_model(model, config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and on_meta(model):
             raise Unplanned(
                 f"{make.__name__} computes from weights, so what it adds is known once they are loaded."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.formats import Record, Text, read
+from holdfast.data.pairs import pair_rows
 from holdfast.data.rows import Row, Rows, in_turns, rows
 from holdfast.data.rows import digest as rows_digest
 from holdfast.data.rows import documents as documents_of
@@ -75,11 +76,17 @@ def probes(
     return {
         part: Probe(
             source,
-            in_turns(rows(chosen, base.tokenizer, length=length, pack=False, overlap=length // 8)),
+            _rows(chosen, base, length),
             f"{source}, part {part!r}: {len(chosen)} of {len(records)} documents, seed {seed}",
         )
         for part, chosen in dealt.items()
     }
+
+
+def _rows(records: Sequence[Record], base: Base, length: int) -> Rows:
+    if base.model.config.is_encoder_decoder:
+        return pair_rows(records, base.tokenizer, length=length)
+    return in_turns(rows(records, base.tokenizer, length=length, pack=False, overlap=length // 8))
 
 
 def pieces(records: Sequence[Record], parts: int) -> list[Record]:

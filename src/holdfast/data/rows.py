@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 Rows = list[Row]
 Batch = dict[str, Tensor]
 
+ANSWERS = ("labels", "target", "label")
+"""Keys of what is learnt of a row: its own tokens, those of another text (`pairs`), its class (`classes`)."""
+
 
 def rows(
     records: Sequence[Record],
@@ -131,9 +134,14 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> int:
     return next((int(token) for token in known if token is not None), 0)
 
 
+def answer(row: Row) -> list[int]:
+    """What is learnt of a row: a label for each of its tokens, those of another text, or one for the whole."""
+    return next(row[key] for key in ANSWERS if key in row)
+
+
 def learnt(row: Row) -> int:
-    """How many tokens of a row bear loss; nothing predicts the first."""
-    return sum(label != IGNORED for label in row["labels"][1:])
+    """How many tokens of a row bear loss; where each predicts the next, nothing predicts the first."""
+    return sum(label != IGNORED for label in answer(row)["labels" in row :])
 
 
 def documents(rows: Sequence[Row]) -> list[int]:
@@ -157,14 +165,25 @@ def in_turns(rows: Sequence[Row]) -> Rows:
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:
-    """A batch, int64 [rows, longest]: right-padded, with an `attention_mask` only where padding was needed."""
+    """A batch, int64 [rows, longest]: right-padded, with an `attention_mask` only where padding was needed.
+
+    `labels` are as long as `input_ids`; those of another text [rows, longest of these], those of whole rows [rows].
+    """
     lengths = [len(row["input_ids"]) for row in rows]
-    longest = max(lengths)
-    fill = {"input_ids": pad_id, "labels": IGNORED}
-    batch = {k: torch.tensor([r[k] + [v] * (longest - len(r[k])) for r in rows]) for k, v in fill.items()}
-    if min(lengths) < longest:
-        batch["attention_mask"] = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    batch = {
+        "input_ids": _filled([row["input_ids"] for row in rows], pad_id),
+        "labels": _filled([answer(row) for row in rows], IGNORED),
+    }
+    if "label" in rows[0]:
+        batch["labels"] = batch["labels"][:, 0]
+    if min(lengths) < max(lengths):
+        batch["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return batch
+
+
+def _filled(rows: Sequence[list[int]], value: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
 
 def length_sorted_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -194,5 +213,5 @@ def digest(rows: Sequence[Row]) -> str:
     """A short name for exactly these rows in this order (SHA-256, 16 hexadecimal digits)."""
     sha = hashlib.sha256()
     for row in rows:
-        sha.update(np.asarray([len(row["input_ids"]), *row["input_ids"], *row["labels"]], dtype=np.int64).tobytes())
+        sha.update(np.asarray([len(row["input_ids"]), *row["input_ids"], *answer(row)], dtype=np.int64).tobytes())
     return sha.hexdigest()[:16]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from holdfast.data.probes import Probe
+from holdfast.evaluation.classes import class_entry
 from holdfast.evaluation.loss import SequenceLosses, sequence_losses
 from holdfast.evaluation.statistics import Interval, bootstrap, needed, paired
 
@@ -19,11 +20,15 @@ VERDICTS = ("broken", "undecided", "holds")
 
 @dataclass(frozen=True)
 class Audited:
-    """A text, the base's losses on it, and the allowed relative rise of perplexity (0.02: 2 %), if there is a limit."""
+    """A text, the base's losses on it, and the allowed relative rise of perplexity (0.02: 2 %), if there is a limit.
+
+    `reference` says in words what `before` is where it is not the base's.
+    """
 
     probe: Probe
     before: SequenceLosses
     budget: float | None = None
+    reference: str | None = None
 
 
 def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited], *, pad_id: int = 0) -> dict[str, Any]:
@@ -31,7 +36,8 @@ def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited]
 
     A text `holds` when the one-sided 95 % bound of its perplexity ratio is at most 1 + budget, is `undecided` when only
     the mean is inside (then `needs` says how many documents would settle it, were the mean to stay), else `broken`.
-    The verdict is the worst text's, None where there is no budget.
+    The verdict is the worst text's, None where there is no budget. Of labelled rows the losses are those of the labels,
+    and there is more to say (`class_entry`).
     """
 
     def after(audited: Audited) -> SequenceLosses:
@@ -43,7 +49,10 @@ def certify(model: nn.Module, kept: Sequence[Audited], learnt: Sequence[Audited]
         "verdict": min(verdicts, key=VERDICTS.index, default=None),
         "budget": {audited.probe.name: audited.budget for audited in kept if audited.budget is not None},
         "kept": kept_entries,
-        "learnt": [learnt_entry(audited, after(audited)) for audited in learnt],
+        "learnt": [
+            {**learnt_entry(audited, after(audited)), **class_entry(model, audited.probe.rows, pad_id=pad_id)}
+            for audited in learnt
+        ],
     }
 
 
@@ -99,7 +108,8 @@ def learnt_entry(audited: Audited, after: SequenceLosses) -> dict[str, Any]:
 
 def _about(audited: Audited, rise: Interval) -> dict[str, Any]:
     tokens = int(audited.before.tokens.sum())
-    return {"text": audited.probe.name, "source": audited.probe.source, "n": rise.n, "tokens": tokens}
+    told = {} if audited.reference is None else {"reference": audited.reference}
+    return {"text": audited.probe.name, "source": audited.probe.source, "n": rise.n, "tokens": tokens, **told}
 
 
 def _exp(nats: float) -> float:

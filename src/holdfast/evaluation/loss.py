@@ -80,10 +80,10 @@ def sequence_losses(
     """The cross-entropy of each row in nats, in the order of `rows`; labels of -100 are left out.
 
     Of rows for an encoder-decoder the target is scored, of labelled rows the label (it counts as one token). A
-    classifier on a language model's backbone answers text as that language model. Batched by length, in evaluation mode, without gradient and without autocast; the mode of every submodule is
-    restored. The batches follow from lengths, `batch_tokens` and vocabulary alone, so a base and what was made of it
-    are scored alike, and figures for any batch size agree to rounding. Raises Unsupported for rows that are not of the
-    model's kind.
+    classifier on a language model's backbone answers text as that language model. Batched by length, in evaluation
+    mode, without gradient and without autocast; the mode of every submodule is restored. The batches follow from
+    lengths, `batch_tokens` and vocabulary alone, so a base and what was made of it are scored alike, and figures for
+    any batch size agree to rounding. Raises Unsupported for rows that are not of the model's kind.
     """
     return _scored(model, rows, pad_id, batch_tokens, _cross_entropy)
 
@@ -170,7 +170,7 @@ def _refuse(model: nn.Module, rows: Sequence[Row]) -> None:
     """Raise Unsupported for rows of which the model cannot say how likely they are."""
     for row in rows:
         if ("target" in row) != writes(model):
-            raise Unsupported("Sequence losses need rows of the model's kind: text, or pairs for an encoder-decoder.")
+            raise Unsupported("Rows of text are for decoder-only models, pairs of texts for models with an encoder.")
         if "label" in row and not classifies(model):
             raise Unsupported("These rows have labels, and this model has no head that tells labels apart.")
         if "labels" in row and speaker(model) is None:
@@ -197,8 +197,9 @@ def bounded(config: Any, batch_tokens: int, device: torch.device) -> int:
 def logits_of(model: nn.Module, batch: Batch, last: int | None = None) -> Tensor:
     """The logits [rows, length, vocabulary] of a batch, without a cache; only an encoder-decoder sees its labels.
 
-    Of a classifier those of the labels, [rows, 1, labels]. What stands before the tokens of the batch (the virtual tokens of prompt tuning) is cut off; with `last`, which a
-    model has to know as `logits_to_keep`, only those of so many last places are made.
+    Of a classifier those of the labels, [rows, 1, labels]. What stands before the tokens of the batch (the virtual
+    tokens of prompt tuning) is cut off; with `last`, which a model has to know as
+    `logits_to_keep`, only those of so many last places are made.
     """
     options: dict[str, Any] = {"use_cache": False} if hasattr(getattr(model, "config", None), "use_cache") else {}
     if last is not None:

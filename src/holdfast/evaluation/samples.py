@@ -36,8 +36,13 @@ def continuations(
 
 
 def opening(probe: Probe, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A prompt from a probe's first row: what stands before the answer of a task, else the first words of the text."""
+    """A prompt from a probe's first row: what stands before the answer of a task, else the first words of the text.
+
+    Of labelled rows and pairs, all that is read.
+    """
     row = probe.rows[0]
+    if "labels" not in row:  # what is learnt of it is no part of its tokens
+        return str(tokenizer.decode(row["input_ids"], skip_special_tokens=True))
     learnt = next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 0)
     end = learnt if learnt > OPENING else OPENING
     return str(tokenizer.decode(row["input_ids"][:end], skip_special_tokens=True))

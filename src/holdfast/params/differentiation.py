@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy, pad
 
 from holdfast._errors import BadInput, UnknownName, Unsupported
+from holdfast.params.heads import speaker, speaking
 from holdfast.params.layer_gradients import Factor
 from holdfast.params.per_example import Batch, Sums
 from holdfast.params.precision import own_precision
@@ -187,8 +188,9 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
     inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels" or _two_sided(model)}
     if "use_cache" in inspect.signature(_inner(model).forward).parameters:
         inputs["use_cache"] = False
-    logits = getattr(model(**inputs), "logits", None)
-    if not isinstance(logits, Tensor):
+    with speaking(model):
+        logits = getattr(model(**inputs), "logits", None)
+    if not isinstance(logits, Tensor) or speaker(model) is None:
         raise Unsupported("Importance is measured on a model that returns `logits`, one row for each token.")
     return logits
 

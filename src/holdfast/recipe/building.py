@@ -25,7 +25,7 @@ from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import DECAYING, Governor
 from holdfast.params.inventory import inventory
 from holdfast.params.select import matched, parse
-from holdfast.recipe.schema import WRAPPERS, EarlyStopping, Recipe, knobs_of, settings_of
+from holdfast.recipe.schema import SCORES, WRAPPERS, EarlyStopping, Recipe, knobs_of, settings_of
 from holdfast.recipe.texts import Texts
 from holdfast.remedies.progressive import Progressive
 from holdfast.rule import During, Every, Rule, Within, rules
@@ -53,8 +53,8 @@ def device(recipe: Recipe) -> torch.device:
 
 def opened(recipe: Recipe, name: str | Path | None = None, *, trainable: bool = False) -> Base:
     """A model of the recipe (its base unless told), where the recipe trains and stored as its method wants it."""
-    stored = _loading(recipe)
-    settings = {"quantization": stored, "device": device(recipe)} if stored is not None else {}
+    stored = loading(recipe)
+    settings = {"device": device(recipe), **({"quantization": stored} if stored is not None else {})}
     return placed(recipe, load_adapted(recipe.base if name is None else name, trainable=trainable, **settings))
 
 
@@ -64,10 +64,10 @@ def placed(recipe: Recipe, base: Base) -> Base:
     return base if is_quantised(model) else replace(base, model=model.to(device(recipe)))  # type: ignore[arg-type]
 
 
-def _loading(recipe: Recipe) -> Any:
+def loading(recipe: Recipe) -> Any:
     """How the method wants the base stored, None for as it is."""
-    loading = methods.traits(recipe.method.name).loading
-    return None if loading is None else loading({**knobs_of(recipe.method.name), **recipe.method.arguments})
+    asked = methods.traits(recipe.method.name).loading
+    return None if asked is None else asked({**knobs_of(recipe.method.name), **recipe.method.arguments})
 
 
 def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
@@ -98,8 +98,9 @@ def _best_kept(args: TrainingArguments, early: EarlyStopping | None, count: int)
     if early is not None:
         args.eval_strategy, args.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
         args.eval_steps = args.save_steps = early.every or max(1, count // 20)
-        args.load_best_model_at_end, args.greater_is_better = True, False
-        args.metric_for_best_model = f"eval_{early.metric}_loss"
+        scored = early.metric in SCORES
+        args.load_best_model_at_end, args.greater_is_better = True, scored
+        args.metric_for_best_model = f"eval_{LEARNT}_{early.metric}" if scored else f"eval_{early.metric}_loss"
     return args
 
 
@@ -202,7 +203,10 @@ def _monitor(recipe: Recipe, base: Base, texts: Texts, governed: set[str], folde
         rows=wanted.rows,
         share=wanted.share,
         pad_id=base.pad_id,
-        before={name: text.before["control"] for name, text in watched.items() if "control" in text.before},
+        before={
+            **({evaluation.name: texts.reference} if texts.reference is not None else {}),
+            **{name: text.before["control"] for name, text in watched.items() if "control" in text.before},
+        },
         margins={name: math.log1p(text.budget or wanted.alarm) for name, text in watched.items()},
         on_alarm=wanted.on_alarm,
         webhook=wanted.webhook,

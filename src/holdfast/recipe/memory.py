@@ -26,8 +26,11 @@ def activations(model: nn.Module, rows: int, length: int, *, checkpointing: bool
 
     Counted, not estimated: the model (on the meta device too) is asked, and each storage that autograd saves counts
     once. With `checkpointing` only the inputs of blocks and what follows the last one stay, and one block at a time is
-    filled again. None for models that cannot be asked without values.
+    filled again. None for models that cannot be asked without
+    values, and where nothing trains.
     """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return None
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -39,7 +42,7 @@ def activations(model: nn.Module, rows: int, length: int, *, checkpointing: bool
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             model(input_ids=ids, labels=torch.zeros_like(ids[:, 0]) if classifies(model) else ids)
-    except (RuntimeError, NotImplementedError, TypeError):
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError):
         return None
     total = sum(kept.values())
     return _checkpointed(model, total, rows * length) if checkpointing else total

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
+from peft import PeftModel
 
 from holdfast import __version__, checkpoint
 from holdfast.adapters.quantised import write_settings
+from holdfast.params.heads import classifies, unwrapped
 from holdfast.training import Trainer
 
 PICKLE = "training_args.bin"
@@ -27,6 +29,8 @@ def write_final(trainer: Trainer, card: str, folder: Path) -> None:
         if first:
             (staging / PICKLE).unlink(missing_ok=True)
             write_settings(trainer.model, staging)
+            if classifies(trainer.model) and isinstance(trainer.model, PeftModel):  # an adapter knows no labels
+                cast(Any, unwrapped(trainer.model)).config.save_pretrained(staging)
             (staging / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -48,13 +52,20 @@ def model_card(certificate: Mapping[str, Any], recipe: str, adapter: bool) -> st
         f"| {e['gain']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}] | {e['n']} |"
         for e in certificate["learnt"]
     ]
+    scored = [
+        f"- {e['text']}: accuracy {e['accuracy']:.1%} [{e['accuracy_low']:.1%}, {e['accuracy_high']:.1%}], macro-F1 "
+        f"{e['macro_f1']:.3f} [{e['macro_f1_low']:.3f}, {e['macro_f1_high']:.3f}]; the most frequent label alone "
+        f"gives {e['majority']:.1%}. The gain counts from the best constant guess."
+        for e in certificate["learnt"]
+        if "accuracy" in e
+    ]
     stopped = [f"\nThe run stopped early: {certificate['stopped']}\n"] if certificate["stopped"] else []
     return "\n".join(
         [
             "---",
             f"base_model: {certificate['base']['name']}",
             f"library_name: {'peft' if adapter else 'transformers'}",
-            "pipeline_tag: text-generation",
+            f"pipeline_tag: {'text-classification' if scored else 'text-generation'}",
             "tags: [holdfast]",
             "---",
             "",
@@ -69,6 +80,7 @@ def model_card(certificate: Mapping[str, Any], recipe: str, adapter: bool) -> st
             "| text | perplexity [95 %] | gain, nats per token [95 %] | documents |",
             "|---|---|---|---|",
             *learnt,
+            *(["", *scored] if scored else []),
             "",
             "## Kept",
             "",

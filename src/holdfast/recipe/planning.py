@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from holdfast.adapters.method import methods
+from holdfast.adapters.quantised import stored_bytes
 from holdfast.adapters.stored import CONFIG
+from holdfast.adapters.targets import is_linear
 from holdfast.adapters.wrapping import Unplanned
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.budget import Guard
@@ -26,12 +28,15 @@ from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.evaluation.looks import Looks
 from holdfast.governor import Governor
 from holdfast.params import plan as freezing
+from holdfast.params.inventory import Param, inventory
 from holdfast.params.select import Select, parse
-from holdfast.recipe.building import governing, steps, training_arguments
+from holdfast.recipe.building import governing, loading, steps, training_arguments
+from holdfast.recipe.classifying import with_head
 from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.memory import activations
 from holdfast.recipe.schema import Recipe, settings_of
+from holdfast.recipe.tasks import check_task, check_trained, classifying
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
@@ -68,20 +73,23 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe, from config, tokenizer and data alone; raises what `run` would raise before training."""
-    model = freezing.from_config(load_config(recipe.base))
+    model: PreTrainedModel = freezing.from_config(load_config(recipe.base))
     for suite in chosen(recipe.evaluate.suites, recipe.evaluate.learnt):
         suite.check()
-    texts = Texts(recipe, Base(model, load_tokenizer(recipe.base), recipe.base, ""))
+    base = Base(model, load_tokenizer(recipe.base), recipe.base, "")
+    texts = Texts(recipe, base)
+    headed = with_head(model, recipe.base, base.pad_id, texts.classes, recipe.seed) if classifying(recipe) else model
+    check_task(recipe, model, headed)
     rows = len(texts.learn[0])
     args = training_arguments(recipe, rows, Path(recipe.output))
     count, batch = steps(args, rows), args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    trained = outlined(recipe, model, count)
+    trained = outlined(recipe, headed, count)
     shares = [given.get("share", settings_of(Replay)["share"]) for name, given in _rules(recipe) if name == "replay"]
     rows_in_all = math.prod(1 + average(share, count) for share in shares)
     length = recipe.learn.length
     return Plan(
         recipe=recipe,
-        freeze=freezing.plan(trained, _frozen(recipe)),
+        freeze=freezing.plan(_stored(recipe, trained), _frozen(recipe)),
         activations=activations(
             trained,
             math.ceil(args.train_batch_size * rows_in_all),
@@ -98,6 +106,18 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
+def _stored(recipe: Recipe, model: nn.Module) -> list[Param]:
+    """The parameters, with the bytes that they take as the method stores them."""
+    settings, params = loading(recipe), inventory(model)
+    if settings is None:
+        return params
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    whole = {f"{path}.weight" for path, module in model.named_modules() if is_linear(module) and module is not head}
+    return [
+        replace(p, bytes=stored_bytes(settings, p.numel)) if p.path in whole and not p.trainable else p for p in params
+    ]
+
+
 def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
     """A model without values, with what the method would train in `count` steps; raises what the method raises.
 
@@ -109,13 +129,17 @@ def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
     except Unplanned as error:
         logger.warning("%s", error)
         return model.requires_grad_(False)
+    check_trained(recipe, trained)
     return trained
 
 
 def check_method(recipe: Recipe) -> None:
     """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
     if not (Path(recipe.base) / CONFIG).is_file():
-        outlined(recipe, freezing.from_config(load_config(recipe.base)), count=1000)
+        model: PreTrainedModel = freezing.from_config(load_config(recipe.base))
+        headed = with_head(model, recipe.base, 0, None, recipe.seed) if classifying(recipe) else model
+        check_task(recipe, model, headed)
+        outlined(recipe, headed, count=1000)
 
 
 def render_run_plan(plan: Plan, console: Console) -> None:

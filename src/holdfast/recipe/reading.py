@@ -9,6 +9,7 @@ from dataclasses import replace
 from holdfast.base import Base
 from holdfast.data.conversations import conversations
 from holdfast.data.formats import Record, Text, read
+from holdfast.data.pairs import pair_rows
 from holdfast.data.probes import CHAT, SELF, Probe, probes
 from holdfast.data.quality import sound, usual
 from holdfast.data.rows import IGNORED, Row, Rows, in_turns, rows, start
@@ -26,8 +27,15 @@ class Reader:
     def __init__(self, base: Base, length: int, seed: int = 0):
         self.base, self.length, self.seed = base, length, seed
 
+    @property
+    def writes(self) -> bool:
+        """Whether the base has a decoder that writes what its encoder has read: its rows are pairs."""
+        return bool(self.base.model.config.is_encoder_decoder)
+
     def lessons(self, records: Sequence[Record], opening: str = "auto") -> Rows:
         """Rows to learn from: running text packed into full ones, anything else one each."""
+        if self.writes:
+            return pair_rows(records, self.base.tokenizer, length=self.length)
         bare = self.bare(records, opening)
         made = rows(records, self.base.tokenizer, length=self.length + bare)
         return [_without_first(row) for row in made] if bare else made
@@ -36,6 +44,8 @@ class Reader:
         self, name: str, records: Sequence[Record], source: str, opening: str = "auto", most: int = 1024
     ) -> Probe:
         """Rows to measure on, at most so many: each text for itself, with some context where a row begins inside it."""
+        if self.writes:
+            return Probe(name, pair_rows(records, self.base.tokenizer, length=self.length)[:most], source)
         bare = self.bare(records, opening)
         length = self.length + bare
         made = in_turns(rows(records, self.base.tokenizer, length=length, pack=False, overlap=length // 8))[:most]

@@ -37,7 +37,9 @@ from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import FORMATS, write_report
 from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite
+from holdfast.params.heads import classifies, speaker
 from holdfast.recipe.building import LEARNT, built_rules, opened, steps, training_arguments
+from holdfast.recipe.classifying import CONSTANT, judged, likeliest, padding, said, with_head
 from holdfast.recipe.comparing import chosen, write_evaluation
 from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
@@ -46,6 +48,7 @@ from holdfast.recipe.memory import Peak, ran_out, remedies
 from holdfast.recipe.outcome import model_card, versions, write_final
 from holdfast.recipe.planning import check_method
 from holdfast.recipe.schema import Recipe
+from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Texts
 from holdfast.training import Trainer
 
@@ -103,13 +106,14 @@ def run(
         say({"kind": "stage", "text": f"loading {recipe.base}"})
         base = opened(recipe, trainable=True)
         texts = texts or Texts(recipe, base)
+        headed = for_task(recipe, base, texts)
         rows, _ = texts.learn
         say({"kind": "stage", "text": "preparing texts"})
         before = _measured(recipe, base, texts)
         args = training_arguments(recipe, len(rows), folder)
         count = steps(args, len(rows))
         set_seed(recipe.seed)
-        model = _trainable(recipe, base, texts, count)
+        model = trainable(recipe, base, texts, headed, count)
         with closing(Journal(folder / "log.jsonl" if first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
             peak = Peak(args.device)
@@ -158,12 +162,14 @@ def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
     _, evaluation = texts.learn
     kept = [Audited(t.audit, t.before.get("audit") or scored(t.audit), t.budget) for t in texts.guarded.values()]
     prompts = _prompts(recipe, base, texts)
-    written = _continued(recipe, base, base.model, [prompt for _, prompt in prompts])
+    written = _continued(recipe, base, base.model, prompts)
     samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
     asked = recipe.evaluate
     suites = chosen(asked.suites, asked.learnt)
     known = baseline(base, suites, noise=asked.noise, drift=asked.drift)
-    return _Before(kept, [Audited(evaluation, scored(evaluation))], samples, suites, known)
+    guess = texts.reference
+    learnt = Audited(evaluation, guess or scored(evaluation), reference=None if guess is None else CONSTANT)
+    return _Before(kept, [learnt], samples, suites, known)
 
 
 def _prompts(recipe: Recipe, base: Base, texts: Texts) -> list[tuple[str, str]]:
@@ -177,27 +183,44 @@ def _prompts(recipe: Recipe, base: Base, texts: Texts) -> list[tuple[str, str]]:
     return [*(("old", prompt) for prompt in old), *(("new", prompt) for prompt in new)]
 
 
-def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[str]) -> list[str]:
-    wanted = recipe.samples
-    return continuations(
-        model, base.tokenizer, prompts, length=wanted.tokens, temperature=wanted.temperature, seed=recipe.seed
-    )
+def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[tuple[str, str]]) -> list[str]:
+    """How a model goes on; a classifier says the label of new text, and where it has none yet, nothing."""
+    labels, wanted = classifying(recipe), recipe.samples
+    drawn: dict[str, Any] = {"length": wanted.tokens, "temperature": wanted.temperature, "seed": recipe.seed}
+
+    def answer(about: str, prompt: str) -> str:
+        if not labels or about == "old":
+            return continuations(speaker(model), base.tokenizer, [prompt], **drawn)[0]
+        return said(model, base.tokenizer, prompt, recipe.learn.length) if classifies(model) else ""
+
+    return [answer(about, prompt) for about, prompt in prompts]
 
 
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-def _trainable(recipe: Recipe, base: Base, texts: Texts, count: int) -> Any:
-    """The model with what the method trains; a base that brings an adapter goes on with that one."""
-    brought: Any = base.model
+def for_task(recipe: Recipe, base: Base, texts: Texts) -> Any:
+    """The base as the recipe's task needs it, with a head where it classifies; raises what it cannot be asked for."""
+    found: Any = base.model
+    if classifying(recipe):
+        found = with_head(base.model, base.name, base.pad_id, texts.classes, recipe.seed)
+    check_task(recipe, base.model, found)
+    return found
+
+
+def trainable(recipe: Recipe, base: Base, texts: Texts, brought: Any, count: int) -> Any:
+    """What `for_task` brought, with what the method trains; a base that brings an adapter goes on with that one."""
     if not isinstance(brought, PeftModel):
         given = {"seed": recipe.seed, "steps": count, "rows": texts.learn[0], "tokenizer": base.tokenizer}
         return methods.apply(recipe.method.name, brought, recipe.method.arguments, **given)
-    if recipe.method.name == "full":
+    kind, there = methods.traits(recipe.method.name).kind, [str(c.peft_type) for c in brought.peft_config.values()]
+    if not all(one.endswith(str(kind)) for one in there):
         raise BadInput(
-            f"{recipe.base} is an adapter, and the method `full` trains whole weights. Name the method that the "
-            "adapter was made by, or merge the adapter into its base first."
+            f"{recipe.base} is an adapter of the kind {', '.join(there)}, and the method `{recipe.method.name}` makes "
+            f"{kind or 'none: it trains whole weights'}. Name the method that the adapter was made by, or merge the "
+            "adapter into its base first."
         )
+    logger.info("%s goes on as it was made; other settings of the method than its own do not count.", recipe.base)
     return brought
 
 
@@ -215,6 +238,7 @@ def _trainer(
     recipe: Recipe, base: Base, model: Any, texts: Texts, args: TrainingArguments, sinks: list[Progress], count: int
 ) -> Trainer:
     rows, evaluation = texts.learn
+    scored = classifying(recipe) and recipe.early_stopping is not None
     watched = {LEARNT: evaluation.rows, **{name: text.control.rows for name, text in texts.guarded.items()}}
     trainer = Trainer(
         model=model,
@@ -222,7 +246,9 @@ def _trainer(
         train_dataset=rows,
         eval_dataset=evaluation.rows if recipe.early_stopping is None else watched,
         data_collator=partial(collate, pad_id=base.pad_id),
-        processing_class=base.tokenizer,
+        processing_class=padding(base.tokenizer, base.pad_id) if classifying(recipe) else base.tokenizer,
+        compute_metrics=judged if scored else None,
+        preprocess_logits_for_metrics=likeliest if scored else None,
         rules=built_rules(recipe, base, model, texts, count, Path(args.output_dir or recipe.output)),
         sinks=sinks,
     )
@@ -271,11 +297,11 @@ def _left(
     looks = [rule.looks.told() for rule in trainer.rules if isinstance(rule, Monitor)]
     certificate["monitoring"] = next(iter(looks), None)
     if before.suites:
-        after = Base(cast(PreTrainedModel, trainer.model), base.tokenizer, str(folder), "")
+        after = Base(cast(PreTrainedModel, speaker(trainer.model)), base.tokenizer, str(folder), "")
         compared = compare(before.scores, after, before.suites)
         if first():
             write_evaluation(compared, folder)
-    prompts = [sample["prompt"] for sample in before.samples]
+    prompts = [(sample["about"], sample["prompt"]) for sample in before.samples]
     tuned = _continued(recipe, base, trainer.model, prompts)
     told = dump(resolved(recipe.model_copy(update={"monitor": recipe.monitor.model_copy(update={"webhook": None})})))
     write_final(trainer, model_card(certificate, told, isinstance(trainer.model, PeftModel)), folder / "final")

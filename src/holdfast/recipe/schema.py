@@ -43,6 +43,9 @@ WRAPPERS = {"within": str, "every": int, "during": list, "progressive": int}
 GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric", "answers"}
 """Arguments of rules that a run fills in itself, or that only a program can give."""
 
+SCORES = ("accuracy", "macro_f1")
+"""What a classifier can be stopped by, beside losses; more of it is better."""
+
 Budget = Annotated[float, Field(gt=0)]
 
 
@@ -57,6 +60,9 @@ class Learn(Part):
 
     `evaluation` is another source to measure on; without one, the data's own test split, or a tenth of its documents.
     `start` says whether rows of running text begin with BOS; `auto` asks which the base finds less surprising.
+
+    `task: classify` puts a head on the base and teaches it labels: `labels` names them in the order of the logits
+    (sorted unless told), `class_weights` weighs them in the loss, by a list in that order or `balanced`.
     """
 
     data: str
@@ -65,6 +71,9 @@ class Learn(Part):
     start: Literal["auto", "bos", "none"] = "auto"
     split: str = "train"
     mapping: dict[str, str] | None = None
+    task: Literal["causal", "classify"] = "causal"
+    labels: list[str] | None = None
+    class_weights: Literal["none", "balanced"] | list[Annotated[float, Field(gt=0)]] = "none"
 
 
 class Keep(Part):
@@ -129,9 +138,10 @@ class Monitoring(Part):
 
 
 class EarlyStopping(Part):
-    """Stop where `metric` has not fallen by more than `threshold` for `patience` looks; the best weights are kept.
+    """Stop where `metric` is not better by more than `threshold` for `patience` looks; the best weights are kept.
 
-    `metric` is the loss on what is `learnt` or on a guarded text, by its name; `every` is the number of steps between
+    `metric` is the loss on what is `learnt` or on a guarded text, by its name, or a classifier's `accuracy` or
+    `macro_f1` on what is learnt; `every` is the number of steps between
     looks, a twentieth of the run unless told.
     """
 
@@ -313,8 +323,12 @@ _FORMS = {
 
 def _check_texts(recipe: Recipe) -> None:
     keep, learn = recipe.keep, recipe.learn
+    classify = learn.task == "classify"
+    if not classify and (learn.labels is not None or learn.class_weights != "none"):
+        raise BadInput("`learn.labels` and `learn.class_weights` are of a classifier: add `task: classify` to `learn`.")
     if recipe.early_stopping is not None:
-        known("text to stop by called", [recipe.early_stopping.metric], ["learnt", *keep.texts])
+        judged = SCORES if classify else ()
+        known("text to stop by called", [recipe.early_stopping.metric], ["learnt", *judged, *keep.texts])
         if keep.govern and keep.budget is not None:
             raise BadInput(
                 "Under a budget the governor stops a run: leave `early_stopping` away, or set `govern: false`."

@@ -8,14 +8,18 @@ from functools import cached_property
 
 from holdfast._errors import BadInput
 from holdfast.base import Base
-from holdfast.data.formats import Record, Text, read
+from holdfast.data.classes import class_names, class_rows, labelled
+from holdfast.data.formats import Completion, Record, Text, read
 from holdfast.data.mixing import Mixture
 from holdfast.data.probes import CHAT, SELF, SOUND, Probe, pieces
 from holdfast.data.rows import Row, Rows
 from holdfast.data.splitting import apart, split
 from holdfast.evaluation.loss import SequenceLosses
+from holdfast.params.heads import classifies, speaker
+from holdfast.recipe.classifying import Classes, classes
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
+from holdfast.recipe.tasks import classifying
 
 PARTS = ("control", "audit")
 
@@ -40,29 +44,48 @@ class Texts:
 
     def __init__(self, recipe: Recipe, base: Base):
         self.recipe = recipe
-        self.reader = Reader(base, recipe.learn.length, recipe.seed)
+        self._headed = classifies(base.model)
+        spoken = speaker(base.model) if self._headed else base.model  # below a head lies what can read and write text
+        self.reader = Reader(replace(base, model=spoken or base.model), recipe.learn.length, recipe.seed)
 
     @cached_property
     def learn(self) -> tuple[Rows, Probe]:
         """The rows to learn from, and the probe that measures it on other documents."""
         records, held, source = self.records
         name = self.recipe.learn.evaluation or self.recipe.learn.data
+        if self.classes is not None:
+            return self.lessons(records), Probe(name, self._labelled(held), source)
         return self.lessons(records), self.reader.probe(name, held, source, self.recipe.learn.start)
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The labels to tell apart, where that is the task; raises BadInput for records that cannot teach them."""
+        return classes(self.recipe.learn, _pairs(self.records[0])) if classifying(self.recipe) else None
+
+    @cached_property
+    def reference(self) -> SequenceLosses | None:
+        """What learning counts from where the base cannot be measured: the best constant guess of a label."""
+        if self.classes is None or self._headed:
+            return None
+        return self.classes.reference(self.learn[1].rows)
 
     @cached_property
     def records(self) -> tuple[list[Record], list[Record], str]:
         """The records to learn from, those that measure it, and in words where the latter come from."""
         learn, source = self.recipe.learn, self.recipe.learn.data
-        records = read(source, split=learn.split, mapping=learn.mapping)
+        records = self._read(source, learn.split, learn.labels)
         own = learn.evaluation or (source if self._has_test(records) else None)
         if own is None:
             return *held_out(records, 0.1, self.recipe.seed), f"{source}, a tenth of its documents"
         what = "its own test split" if own == source else "all of it"
-        return records, pieces(read(own, split="test", mapping=learn.mapping), 1), f"{own}, {what}"
+        names = class_names(_pairs(records), learn.labels) if classifying(self.recipe) else None
+        return records, pieces(self._read(own, "test", names), 1), f"{own}, {what}"
 
     def lessons(self, records: Sequence[Record]) -> Rows:
         """Rows to learn from, none of which shares a passage with what judges; raises BadInput where there is none."""
-        if lessons := apart(self.reader.lessons(records, self.recipe.learn.start), self.judged):
+        opening = self.recipe.learn.start
+        made = self._labelled(records) if classifying(self.recipe) else self.reader.lessons(records, opening)
+        if lessons := apart(made, self.judged):
             return lessons
         source = self.recipe.learn.data
         raise BadInput(f"{source} has no row to learn from. Give more text, or a smaller `learn.length`.")
@@ -99,6 +122,8 @@ class Texts:
         if names in self._suites:
             return self._suites[names]["replay"].rows
         if names == self.recipe.learn.data:
+            if self.classes is not None:
+                raise BadInput(f"{names} has labels for whole texts, and a rule reads running text. Name such a text.")
             return self.learn[0]
         if found := apart(self.reader.parts(names, {"replay": 1.0})["replay"].rows, self.judged):
             return found
@@ -116,10 +141,27 @@ class Texts:
         thirds = {"audit": 1 / 3, "control": 1 / 3, "replay": 1 / 3}
         return {name: self.reader.parts(name, thirds) for name in self.recipe.keep.suites}
 
+    def _read(self, source: str, split: str, names: Sequence[str] | None = None) -> list[Record]:
+        """Records as the task reads them; of labelled ones, `names` are the labels there may be."""
+        mapping = self.recipe.learn.mapping
+        if classifying(self.recipe):
+            return [*labelled(source, split=split, mapping=mapping, names=names)]
+        return read(source, split=split, mapping=mapping)
+
+    def _labelled(self, records: Sequence[Record]) -> Rows:
+        assert self.classes is not None
+        given, names = _pairs(records), self.classes.names
+        if unknown := sorted({record.completion for record in given} - set(names)):
+            raise BadInput(
+                f"All records of {self.recipe.learn.data} with the label {', '.join(unknown)} were held out, so it "
+                "cannot be learnt. Give more of them, or an `evaluation` of their own."
+            )
+        return class_rows(given, names, self.reader.base.tokenizer, length=self.reader.length)
+
     def _has_test(self, records: Sequence[Record]) -> bool:
         """Whether the data bring a test split of their own."""
         try:
-            return list(read(self.recipe.learn.data, split="test", mapping=self.recipe.learn.mapping)) != list(records)
+            return list(self._read(self.recipe.learn.data, "test")) != list(records)
         except BadInput:
             return False
 
@@ -132,6 +174,10 @@ def held_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[R
         whole = "\n\n".join(record.text for record in dealt["rest"] if isinstance(record, Text))
         dealt["rest"] = [Text(whole), *(record for record in dealt["rest"] if not isinstance(record, Text))]
     return dealt["rest"], dealt["held"]
+
+
+def _pairs(records: Sequence[Record]) -> list[Completion]:
+    return [record for record in records if isinstance(record, Completion)]
 
 
 def _first(probe: Probe, n: int) -> Probe:

@@ -62,7 +62,7 @@ class Replay(Rule):
         self.labels, self.look, self.pad_id = labels, look, pad_id
         self.layers = parse(layers) if isinstance(layers, str) else layers
         self._owed = 0.0
-        self._learnt, self._micro_batches = 1, 1
+        self._learnt, self._micro_batches = 1.0, 1
 
     def hooks(self) -> frozenset[str]:
         return super().hooks() - (frozenset() if self.layers is not None else {"penalty"})
@@ -138,13 +138,17 @@ def joined(new: Batch, old: Batch, pad_id: int) -> Batch:
     marks = new.get(REPLAYED, torch.zeros(rows, dtype=torch.bool, device=device))
     if not old:
         return {**new, REPLAYED: marks}
-    length = max(new["input_ids"].shape[1], old["input_ids"].shape[1])
+    longest = {key: max(new[key].shape[1], old[key].shape[1]) for key in ("input_ids", "labels")}
+    length = longest["attention_mask"] = longest["input_ids"]
     fill = {"input_ids": pad_id, "labels": -100}
     if _ragged(new, length) or _ragged(old, length):
         fill["attention_mask"] = 0
         for part in (new, old):
             part.setdefault("attention_mask", torch.ones_like(part["input_ids"]))
-    both = {k: torch.cat([_padded(new[k], length, v), _padded(old[k].to(device), length, v)]) for k, v in fill.items()}
+    both = {
+        k: torch.cat([_padded(part[k].to(device), longest[k], value) for part in (new, old)])
+        for k, value in fill.items()
+    }
     more = torch.ones(len(old["input_ids"]), dtype=torch.bool, device=device)
     return {**both, REPLAYED: torch.cat([marks, more])}
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from holdfast._errors import BadInput
+from holdfast.adapters.method import methods
 from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.recipe.loading import values
 from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
@@ -153,6 +154,18 @@ def _check_names(recipe: SequenceRecipe) -> None:
             raise BadInput(f"A task cannot be called {name!r}: take letters, digits, `_`, `.` and `-`, not `{TASKS}`.")
         if recipe.names.count(name) > 1:
             raise BadInput(f"Two tasks are called {name!r}; results could not be told apart.")
+    if labelled := [task.name for task in recipe.tasks if task.task == "classify"]:
+        raise BadInput(
+            f"The tasks of a sequence are learnt as text, so that one model does them all; {', '.join(labelled)} has a "
+            "head of its own. Leave `task: classify` away (records with `prompt`, `answer` and `choices` are judged "
+            "by their choices), or train it by a recipe of its own."
+        )
+    traits = methods.traits(recipe.method.name)
+    if recipe.adapter == "merge" and (not traits.merges or traits.loading is not None):
+        raise BadInput(
+            f"What `{recipe.method.name}` learns cannot be merged into the weights as they are stored. Take "
+            "`adapter: continue`, or another method."
+        )
     if isinstance(recipe.keep.budget, dict):
         known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
     for rules in (recipe.rules, *(task.rules or [] for task in recipe.tasks)):

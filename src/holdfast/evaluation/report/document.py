@@ -9,6 +9,7 @@ from pathlib import Path
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.plain import finite
+from holdfast.evaluation.report.classes import classes_section
 from holdfast.evaluation.report.content import Note, Section
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
 from holdfast.evaluation.report.forgetting import forgetting_section
@@ -38,7 +39,7 @@ _READING = (
     "nothing.",
 )
 
-_OUTCOME = (headline_section, plane_section)
+_OUTCOME = (headline_section, classes_section, plane_section)
 _EVALUATED = (suites_section, examples_section)
 _COURSE = (
     curves_section,

@@ -109,17 +109,23 @@ def headline(runs: Sequence[RunRecord]) -> Headline:
     learnt = list(dict.fromkeys(str(e.get("text")) for run in runs for e in run.audited("learnt")))
     kept = list(dict.fromkeys(str(e.get("text")) for run in runs for e in run.audited("kept")))
     columns = ["run"]
-    columns += [f"{what} {text}" for text in learnt for what in ("gain on", "perplexity on")]
+    columns += [f"{what} {text}" for text in learnt for what in _asked(runs)]
     columns += [f"forgetting of {text}" for text in kept] + ["time", "certificate"]
-    return Headline(tuple(columns), tuple(_row(run, learnt, kept) for run in runs))
+    return Headline(tuple(columns), tuple(_row(run, learnt, kept, _asked(runs)) for run in runs))
 
 
-def _row(run: RunRecord, learnt: Sequence[str], kept: Sequence[str]) -> tuple[Cell, ...]:
+def _asked(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """What is told of what was learnt; of labels, which any run may have learnt, their accuracy too."""
+    labels = any("accuracy" in entry for run in runs for entry in run.audited("learnt"))
+    return ("gain on", "perplexity on", *(["accuracy on"] if labels else []))
+
+
+def _row(run: RunRecord, learnt: Sequence[str], kept: Sequence[str], asked: Sequence[str]) -> tuple[Cell, ...]:
     new = {str(e.get("text")): e for e in run.audited("learnt")}
     old = {str(e.get("text")): e for e in run.audited("kept")}
     cells = [Cell(run.name)]
     for text in learnt:
-        cells += [_gain(new.get(text)), _perplexity(new.get(text))]
+        cells += [make(new.get(text)) for make in (_gain, _perplexity, accuracy)[: len(asked)]]
     cells += [_forgetting(old.get(text)) for text in kept]
     spent = number(run.certificate or {}, "seconds")
     return (*cells, Cell(seconds(spent), exact=spent), _judged(run))
@@ -141,6 +147,22 @@ def _perplexity(entry: Entry | None) -> Cell:
     before = f"base {plain(math.exp(min(base, 700)))}" if math.isfinite(base) else ""
     perplexity = number(entry, "perplexity")
     return Cell(plain(perplexity), tuple(filter(None, (interval, before))), exact=perplexity)
+
+
+def portion(value: float) -> str:
+    """A share in per cent."""
+    return f"{100 * value:.1f}{SPACE}%" if math.isfinite(value) else NOTHING
+
+
+def accuracy(entry: Entry | None) -> Cell:
+    """The accuracy of a certificate's entry, with its interval."""
+    if entry is None or "accuracy" not in entry:
+        return Cell(NOTHING)
+    low, high = (number(entry, f"accuracy_{end}") for end in ("low", "high"))
+    majority = f"most frequent label {portion(number(entry, 'majority'))}"
+    return Cell(
+        portion(number(entry, "accuracy")), (between(low, high, portion), majority), exact=number(entry, "accuracy")
+    )
 
 
 def _forgetting(entry: Entry | None) -> Cell:
