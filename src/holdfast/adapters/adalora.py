@@ -32,23 +32,29 @@ class Allocation(Rule):
         """Hang on the optimiser: the allocator needs the gradients of the step that was just made."""
         model: Any = run.model
         self._tuner = getattr(model, "module", model).base_model
+        self._factors = [p for n, p in self._tuner.named_parameters() if "lora_" in n and p.requires_grad]
+        self._ranks: Any = None
         self._handle = run.optimizer.register_step_post_hook(lambda *_: self._allocate(run))
 
     def _allocate(self, run: Run) -> None:
-        factors = [p for n, p in self._tuner.named_parameters() if "lora_" in n and p.requires_grad]
-        if factors and all(p.grad is not None for p in factors):
+        if all(p.grad is not None for p in self._factors):
+            # PEFT saves an adapter cut to the ranks that its config names, and a cut one cannot train on.
+            self._config.rank_pattern = self._ranks
             with run.uncast():
                 self._tuner.update_and_allocate(run.step)
+            self._ranks, self._config.rank_pattern = self._config.rank_pattern, None
 
     def end(self, run: Run) -> None:
-        """Let go of the optimiser."""
+        """Let go of the optimiser; from now on the adapter is saved with the ranks that are left."""
         if hasattr(self, "_handle"):
             self._handle.remove()
+            if not run.interrupted:
+                self._config.rank_pattern = self._ranks
 
     def state(self) -> State:
         """What the allocator remembers of each factor, and which ranks it has left."""
         memory = {kind: dict(getattr(self._tuner.rankallocator, kind)) for kind in MEMORY}
-        return {"memory": memory, "ranks": self._config.rank_pattern}
+        return {"memory": memory, "ranks": self._ranks}
 
     def restore(self, run: Run, prepared: State | None, state: State) -> None:
         """Hang on again where a run is resumed, and remember what was remembered."""
@@ -56,7 +62,7 @@ class Allocation(Rule):
             self.begin(run)
         for kind, held in state["memory"].items():
             setattr(self._tuner.rankallocator, kind, {n: _beside(self._tuner, t) for n, t in held.items()})
-        self._config.rank_pattern = state["ranks"]
+        self._ranks = state["ranks"]
 
     @property
     def _config(self) -> Any:
