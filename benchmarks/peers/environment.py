@@ -20,7 +20,7 @@ from safetensors.torch import load_model
 
 from holdfast.base import load_base
 from holdfast.evaluation.statistics import paired
-from holdfast.recipe.building import training_arguments
+from holdfast.recipe.training import training_arguments
 from holdfast.sequence import SequenceRecipe
 from holdfast.sequence.material import Material
 from holdfast.sequence.scores import matrices, measured

@@ -15,10 +15,11 @@ from holdfast.data.mixing import Mixture
 from holdfast.data.rows import collate
 from holdfast.evaluation.monitor import Monitor
 from holdfast.governor import Governor
-from holdfast.recipe.building import built_rules, steps, training_arguments
+from holdfast.recipe.building import built_rules
+from holdfast.recipe.checking import checked
 from holdfast.recipe.loading import load, resolved
-from holdfast.recipe.schema import checked
 from holdfast.recipe.texts import Texts
+from holdfast.recipe.training import steps, training_arguments
 from holdfast.remedies.agem import AGEM
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.draws import Prioritised

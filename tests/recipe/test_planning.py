@@ -12,7 +12,7 @@ from holdfast._errors import BadInput
 from holdfast.base import load_base
 from holdfast.data import sampling
 from holdfast.recipe import plan, render_run_plan, run
-from holdfast.recipe.schema import settings_of
+from holdfast.recipe.checking import settings_of
 from holdfast.recipe.texts import Texts
 from holdfast.rule import rules
 from tests.recipe.small import recipe

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from holdfast._errors import BadInput, UnknownName
+from holdfast.recipe.checking import checked
 from holdfast.recipe.loading import overridden
-from holdfast.recipe.schema import checked
 from tests.recipe.small import values
 
 

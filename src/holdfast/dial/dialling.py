@@ -25,10 +25,11 @@ from holdfast.evaluation.plain import write_json
 from holdfast.evaluation.report import frontier_picture
 from holdfast.evaluation.report.headline import between, change, marked, nats
 from holdfast.governor import Governor
-from holdfast.recipe.building import opened
+from holdfast.recipe.checking import settings_of
 from holdfast.recipe.loading import load
+from holdfast.recipe.model import opened
 from holdfast.recipe.outcome import model_card, versions
-from holdfast.recipe.schema import Recipe, settings_of
+from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Guarded, Texts
 
 Progress = Callable[[Mapping[str, Any]], None]

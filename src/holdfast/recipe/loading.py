@@ -12,7 +12,8 @@ import yaml
 
 from holdfast._errors import BadInput, UnknownName
 from holdfast.governor import Governor
-from holdfast.recipe.schema import Keep, Recipe, checked, knobs_of, settings_of
+from holdfast.recipe.checking import checked, knobs_of, settings_of
+from holdfast.recipe.schema import Keep, Recipe
 from holdfast.rule import rules
 
 

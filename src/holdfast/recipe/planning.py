@@ -30,14 +30,17 @@ from holdfast.governor import Governor
 from holdfast.params import plan as freezing
 from holdfast.params.inventory import Param, inventory
 from holdfast.params.select import Select, parse
-from holdfast.recipe.building import governing, loading, steps, training_arguments
+from holdfast.recipe.building import governing
+from holdfast.recipe.checking import settings_of
 from holdfast.recipe.classifying import with_head
 from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.memory import activations
-from holdfast.recipe.schema import Recipe, settings_of
+from holdfast.recipe.model import loading
+from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, check_trained, classifying
 from holdfast.recipe.texts import Guarded, Texts
+from holdfast.recipe.training import steps, training_arguments
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
 from holdfast.rule import rules

@@ -17,10 +17,11 @@ from holdfast._errors import BadInput, TrainingStopped
 from holdfast.data.rows import Row, collate
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.plain import finite
-from holdfast.recipe.building import opened, steps, training_arguments
-from holdfast.recipe.running import Progress, for_task, trainable
+from holdfast.recipe.model import for_task, opened, trainable
+from holdfast.recipe.running import Progress
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Texts
+from holdfast.recipe.training import steps, training_arguments
 from holdfast.run import Run
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -88,9 +89,10 @@ def find_rates(recipe: Recipe, *, count: int = 100, progress: Progress | None = 
     kept = {name: text.control.rows[:LOOKED] for name, text in texts.guarded.items()}
     before = {name: sequence_losses(base.model, of, pad_id=base.pad_id).mean() for name, of in kept.items()}
     drawn = _drawn(rows, args.train_batch_size * args.gradient_accumulation_steps, count + 1, recipe.seed)
-    known = [sequence_losses(base.model, some, pad_id=base.pad_id).mean() for some in drawn]
+    headed = for_task(recipe, base, texts)
+    known = [sequence_losses(headed, some, pad_id=base.pad_id).mean() for some in drawn]
     set_seed(recipe.seed)
-    model = trainable(recipe, base, texts, for_task(recipe, base, texts), steps(args, len(rows)))
+    model = trainable(recipe, base, texts, headed, steps(args, len(rows)))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], weight_decay=0.0)
     run = Run(model, optimizer, [], seed=recipe.seed)
     smooth, learnt, rises = _Smooth(), list[tuple[float, float]](), {name: list[tuple[float, float]]() for name in kept}

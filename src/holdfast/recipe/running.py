@@ -25,7 +25,6 @@ from transformers import (
 
 from holdfast import checkpoint
 from holdfast._errors import BadInput, OutOfMemory, TrainingStopped, Unsupported
-from holdfast.adapters.method import methods
 from holdfast.base import Base
 from holdfast.data.probes import Probe
 from holdfast.data.rows import collate
@@ -38,18 +37,20 @@ from holdfast.evaluation.report import FORMATS, write_report
 from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite
 from holdfast.params.heads import classifies, speaker
-from holdfast.recipe.building import LEARNT, built_rules, opened, steps, training_arguments
-from holdfast.recipe.classifying import CONSTANT, judged, likeliest, padding, said, with_head
+from holdfast.recipe.building import built_rules
+from holdfast.recipe.classifying import CONSTANT, judged, likeliest, padding, said
 from holdfast.recipe.comparing import chosen, write_evaluation
 from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
 from holdfast.recipe.loading import dump, resolved
 from holdfast.recipe.memory import Peak, ran_out, remedies
+from holdfast.recipe.model import for_task, opened, trainable
 from holdfast.recipe.outcome import model_card, versions, write_final
 from holdfast.recipe.planning import check_method
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.tasks import check_task, classifying
+from holdfast.recipe.tasks import classifying
 from holdfast.recipe.texts import Texts
+from holdfast.recipe.training import LEARNT, steps, training_arguments
 from holdfast.training import Trainer
 
 logger = logging.getLogger(__name__)
@@ -197,31 +198,6 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[tuple[str, 
 
 
 # Training -----------------------------------------------------------------------------------------------------------
-
-
-def for_task(recipe: Recipe, base: Base, texts: Texts) -> Any:
-    """The base as the recipe's task needs it, with a head where it classifies; raises what it cannot be asked for."""
-    found: Any = base.model
-    if classifying(recipe):
-        found = with_head(base.model, base.name, base.pad_id, texts.classes, recipe.seed)
-    check_task(recipe, base.model, found)
-    return found
-
-
-def trainable(recipe: Recipe, base: Base, texts: Texts, brought: Any, count: int) -> Any:
-    """What `for_task` brought, with what the method trains; a base that brings an adapter goes on with that one."""
-    if not isinstance(brought, PeftModel):
-        given = {"seed": recipe.seed, "steps": count, "rows": texts.learn[0], "tokenizer": base.tokenizer}
-        return methods.apply(recipe.method.name, brought, recipe.method.arguments, **given)
-    kind, there = methods.traits(recipe.method.name).kind, [str(c.peft_type) for c in brought.peft_config.values()]
-    if not all(one.endswith(str(kind)) for one in there):
-        raise BadInput(
-            f"{recipe.base} is an adapter of the kind {', '.join(there)}, and the method `{recipe.method.name}` makes "
-            f"{kind or 'none: it trains whole weights'}. Name the method that the adapter was made by, or merge the "
-            "adapter into its base first."
-        )
-    logger.info("%s goes on as it was made; other settings of the method than its own do not count.", recipe.base)
-    return brought
 
 
 class _Steps(TrainerCallback):

@@ -14,9 +14,11 @@ from holdfast.adapters.method import methods
 from holdfast.base import load_config
 from holdfast.params import plan as freezing
 from holdfast.params.inventory import inventory
-from holdfast.recipe.building import FULL_RATE
+from holdfast.recipe.checking import knobs_of
 from holdfast.recipe.loading import load
-from holdfast.recipe.schema import Recipe, knobs_of, spelt_out
+from holdfast.recipe.schema import Recipe
+from holdfast.recipe.spelling import spelt_out
+from holdfast.recipe.training import FULL_RATE
 from holdfast.search.space import FULL, TAKEN, Space, said
 
 USUAL = (FULL, "lora", "ia3", "ln", "shira", "bottleneck", "osf")

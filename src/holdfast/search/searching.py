@@ -16,9 +16,10 @@ from optuna.trial import TrialState
 
 from holdfast._errors import BadInput
 from holdfast.adapters.stored import CONFIG
-from holdfast.recipe.building import opened, steps, training_arguments
 from holdfast.recipe.loading import load
 from holdfast.recipe.loading import values as plain_values
+from holdfast.recipe.model import opened
+from holdfast.recipe.training import steps, training_arguments
 from holdfast.search import halving, storage
 from holdfast.search.candidates import check_base, fitting, measures, own_parameters
 from holdfast.search.ground import Ground

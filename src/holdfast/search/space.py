@@ -12,8 +12,10 @@ from optuna import Trial
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from holdfast._errors import BadInput
+from holdfast.recipe.checking import settings_of
+from holdfast.recipe.faults import known
 from holdfast.recipe.loading import parse
-from holdfast.recipe.schema import Recipe, known, settings_of
+from holdfast.recipe.schema import Recipe
 from holdfast.rule import rules
 
 FULL = "full"

@@ -18,8 +18,10 @@ from holdfast._errors import TrainingStopped
 from holdfast.adapters.method import methods
 from holdfast.data.rows import collate
 from holdfast.evaluation.monitor import Monitor
-from holdfast.recipe.building import built_rules, opened, training_arguments
+from holdfast.recipe.building import built_rules
 from holdfast.recipe.loading import load
+from holdfast.recipe.model import opened
+from holdfast.recipe.training import training_arguments
 from holdfast.search.ground import Ground, Losses
 from holdfast.training import Trainer
 

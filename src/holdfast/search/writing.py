@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.evaluation.plain import finite, write_json
 from holdfast.recipe.loading import dump, load
-from holdfast.recipe.schema import spelt_out
+from holdfast.recipe.spelling import spelt_out
 from holdfast.search.candidates import carried
 from holdfast.search.picture import front_picture
 from holdfast.search.space import Space

@@ -12,7 +12,7 @@ from holdfast.data.probes import Probe
 from holdfast.data.rows import Row
 from holdfast.evaluation.loss import SequenceLosses
 from holdfast.governor import Governor
-from holdfast.recipe.schema import settings_of
+from holdfast.recipe.checking import settings_of
 from holdfast.recipe.texts import PARTS, Guarded
 from holdfast.sequence.material import Material
 from holdfast.sequence.schema import SequenceRecipe

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from holdfast.data.rows import Rows
-from holdfast.recipe.building import opened, steps, training_arguments
+from holdfast.recipe.model import opened
 from holdfast.recipe.schema import Recipe
+from holdfast.recipe.training import steps, training_arguments
 from holdfast.sequence.material import Lesson, Material, TaskTexts
 from holdfast.sequence.schema import SequenceRecipe
 from holdfast.sequence.scores import Scores, kept, measured

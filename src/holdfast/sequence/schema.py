@@ -13,9 +13,11 @@ from pydantic import Field, ValidationError
 from holdfast._errors import BadInput
 from holdfast.adapters.method import methods
 from holdfast.data.probes import CHAT, SELF, SOUND
+from holdfast.recipe.checking import checked
+from holdfast.recipe.faults import explained, known
 from holdfast.recipe.loading import values
-from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples, checked, explained, known
-from holdfast.recipe.schema import spelt_out as spelt_out_recipe
+from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples
+from holdfast.recipe.spelling import spelt_out as spelt_out_recipe
 from holdfast.sequence.words import BEFORE, MADE_UP, TASKS, Rules, asked, resolved
 
 Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from holdfast._errors import BadInput, TrainingStopped
 from holdfast.llm.tuning.batches import learnt, read
 from holdfast.llm.tuning.tuned import Tuned
-from holdfast.recipe.building import FULL_RATE
+from holdfast.recipe.training import FULL_RATE
 
 LONG, ADAPTER = 10, 10.0
 """Steps for each one of the warm-up where nobody says how many there are; an adapter's rate beside that of a model."""

@@ -17,7 +17,7 @@ from holdfast.adapters.several import OURS
 from holdfast.adapters.sharing import check_shapes
 from holdfast.adapters.stored import CONFIG, WEIGHTS
 from holdfast.checkpoint import kept_whole
-from holdfast.recipe.building import FULL_RATE
+from holdfast.recipe.training import FULL_RATE
 
 ALL = "~head"
 """The guide's choice of layers: every linear layer below the head."""
