@@ -160,7 +160,7 @@ def host(kind: Any, model: Any, data: list[Row], steps: int, rate: float, seed: 
         disable_tqdm=True, report_to="none", use_cpu=not torch.cuda.is_available(), dataloader_pin_memory=False, **more,
     )  # fmt: skip
     companion = methods.traits(name).companion
-    ruled = {"rules": [companion()] if companion else []} if issubclass(kind, holdfast.Trainer) else {}
+    ruled = {"rules": [companion({})] if companion else []} if issubclass(kind, holdfast.Trainer) else {}
     made = kind(model=model, args=args, train_dataset=data, data_collator=partial(collate, pad_id=0), **ruled)
     made.remove_callback(PrinterCallback)
     return made

@@ -82,6 +82,8 @@ def load_base(
     if quantization is not None:
         settings |= {"quantization_config": quantization, "device_map": {"": device or torch.device("cpu")}}
     model = _model(folder, name, config, settings)
+    if name == "tiny" or not Path(name).expanduser().is_dir():  # adapters say by this name what they belong to
+        model.name_or_path = model.config.name_or_path = str(name)
     digest = _digest([folder / CONFIG, *files])
     if quantization is not None:
         digest = hashlib.sha256(f"{digest} {quantization.to_json_string()}".encode()).hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -20,10 +21,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from holdfast import checkpoint
 from holdfast._errors import Unsupported
+from holdfast.adapters.wrapping import encoded
 from holdfast.objective import accepts_items, items, share
 from holdfast.rule import REPLAYED, Batch, Rule, Window
 from holdfast.run import Run
 from holdfast.run_folder import RunFolder, Saved
+
+TRAINED = "trained.safetensors"
+"""In a checkpoint whose adapter, as PEFT saves it, is not all that trained."""
 
 LOOKS = ("learn", "probe")
 """Lines of a run's journal that tell how a text fares."""
@@ -206,6 +211,8 @@ class RulesMixin:
         try:
             with self._folder.published(self._staging / folder.name, folder) as staged:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                if self.args.should_save and encoded(self.model):
+                    save_file({n: p.detach().contiguous() for n, p in self.run.tensors.items()}, staged / TRAINED)
                 self._repoint(staged, folder)
                 self._folder.write(staged, {"stateless": self.run.stateless, **self.run.state()})
         finally:
@@ -215,6 +222,25 @@ class RulesMixin:
         best = self.state.best_model_checkpoint
         if self.args.should_save:
             checkpoint.rotate(place, self.args.save_total_limit, Path(best) if best else None)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """What PEFT saves of a prompt that a network makes is the prompt alone; training goes on with the network."""
+        if not self._load_trained(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _load_best_model(self) -> None:
+        if not self._load_trained(Path(self.state.best_model_checkpoint or "")):
+            super()._load_best_model()  # type: ignore[misc]
+
+    @torch.no_grad()
+    def _load_trained(self, folder: Path) -> bool:
+        """Put a checkpoint's own copy of all that trains in its place; whether it holds one."""
+        if not (folder / TRAINED).is_file():
+            return False
+        tensors = dict(self.model.named_parameters())
+        for name, value in load_file(folder / TRAINED).items():
+            tensors[name].copy_(value)
+        return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """What was held all along has no optimiser state, and FSDP2 looks for one wherever a gradient could come."""

@@ -35,7 +35,7 @@ def adapter(model: Any) -> dict[str, Tensor]:
 
 def test_it_is_the_loop_that_peft_asks_for() -> None:
     ours, theirs = made().train(), made().train()
-    run = Run(ours, torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], lr=1e-2), [Allocation()])
+    run = Run(ours, torch.optim.AdamW([p for p in ours.parameters() if p.requires_grad], lr=1e-2), [Allocation(0.0)])
     run.begin()
     optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-2)
     for step in range(STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor, nn
+from transformers import TrainingArguments, default_data_collator
 
 from holdfast._errors import BadInput, HoldfastError, UnknownName, UnmatchedSelect
 from holdfast.adapters.method import GIVEN, methods
 from holdfast.adapters.named import OURS
 from holdfast.adapters.wrapping import Unplanned
+from holdfast.base import load_base
 from holdfast.before import unprompted
 from holdfast.params.plan import from_config
 from holdfast.run import Run
+from holdfast.tiny import MODEL
+from holdfast.training import Trainer
 from tests.models import VOCABULARY, build, inputs
 
 ROWS = [{"input_ids": ids, "labels": list(ids)} for ids in torch.randint(3, VOCABULARY, (16, 12)).tolist()]
@@ -135,7 +140,7 @@ def learnt(case: str, model: Any, steps: int = 8) -> list[float]:
     rate = RATE.get(name, 0.03)
     companion = methods.traits(name).companion
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
-    run = Run(model, optimizer, [] if companion is None else [companion()], total=steps)
+    run = Run(model, optimizer, [] if companion is None else [companion({})], total=steps)
     run.begin()
     found = []
     for _ in range(steps):
@@ -199,6 +204,13 @@ def test_a_model_without_values_says_what_would_train(case: str) -> None:
         ("lora", {"layers": "layers(7:9)"}, UnmatchedSelect, "layers"),
         ("lora", {"init": "eva"}, BadInput, "rows"),
         ("lora", {"peft": {"lora_drop": 1}}, BadInput, "lora_drop"),
+        ("lora", {"peft": {"r": 3}}, BadInput, "`rank`"),
+        ("lora", {"peft": {"layers_to_transform": [0]}}, BadInput, "`layers`"),
+        ("lora", {"peft": {"exclude_modules": ["up_prj"]}}, UnmatchedSelect, "up_proj"),
+        ("lora", {"peft": {"rank_pattern": {"up_prj": 3}}}, UnmatchedSelect, "up_proj"),
+        ("lora", {"peft": {"modules_to_save": ["lm_haed"]}}, UnmatchedSelect, "lm_head"),
+        ("vera", {"target_modules": ["up_proj", "nonsense"]}, UnmatchedSelect, "nonsense"),
+        ("hra", {"layers_to_transform": [0]}, UnknownName, "layers"),
         ("adalora", {"rank": 2, "start": 1, "steps": 5}, BadInput, "rank <= start"),
         ("adalora", {}, BadInput, "steps"),
         ("prompt", {"tokens": 0}, BadInput, "at least 1"),
@@ -227,17 +239,44 @@ def test_layers_narrow_the_targets() -> None:
 
 
 def test_a_prompt_starts_as_its_text_and_a_hub_class_finds_the_task(tmp_path: Path) -> None:
-    from holdfast.base import load_base
-
     base = load_base("tiny")
     model = methods.apply("prompt", base.model, {"tokens": 6, "text": "Once upon"}, tokenizer=base.tokenizer)
     ids = base.tokenizer("Once upon", add_special_tokens=False)["input_ids"]
     expected = base.model.get_input_embeddings()(torch.tensor((ids * 6)[:6]))
     assert torch.equal(model.prompt_encoder["default"].embedding.weight, expected)
     model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == "tiny"  # a name that means the same everywhere, and no path of this disk
+    told["base_model_name_or_path"] = str(MODEL)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(told))
     assert isinstance(AutoPeftModelForCausalLM.from_pretrained(tmp_path), PeftModel)
 
 
 def test_these_are_the_names_that_are_given() -> None:
     taken = {knob for name in methods.names() for knob in methods.knobs(name)}
     assert set(GIVEN) < taken
+
+
+SAVED = sorted(set(SETTINGS) - {"full", "pvera"})
+"""pVeRA draws noise in training from a generator of its own, which nothing saves."""
+
+
+@pytest.mark.parametrize("case", SAVED)
+def test_a_run_that_is_resumed_ends_where_it_would_have(case: str, tmp_path: Path) -> None:
+    """Bit for bit, through the Trainer: whatever trains is in a checkpoint, though PEFT may save less of it."""
+
+    def trainer() -> Trainer:
+        args = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=4, save_steps=2, use_cpu=True,
+            learning_rate=RATE.get(case.split()[0], 0.03), report_to="none", disable_tqdm=True, save_strategy="steps",
+        )  # fmt: skip
+        companion = methods.traits(case.split()[0]).companion
+        rules = [] if companion is None else [companion({})]
+        given = {"train_dataset": ROWS, "rules": rules, "data_collator": default_data_collator}
+        return Trainer(model=made(case), args=args, **given)
+
+    whole, again = trainer(), trainer()
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    trained = {n: p for n, p in whole.model.named_parameters() if p.requires_grad}
+    assert all(torch.equal(p, trained[n]) for n, p in again.model.named_parameters() if n in trained)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import TrainingArguments
 
 from holdfast._errors import OutOfMemory
 from holdfast.adapters.lora import lora
 from holdfast.params.plan import from_config
 from holdfast.recipe import memory, running
 from holdfast.recipe.memory import Peak, activations, ran_out, remedies
+from holdfast.recipe.training import training_arguments
 from tests.models import build
 from tests.recipe.small import recipe
 
@@ -54,22 +56,30 @@ def test_the_peak_is_at_least_what_was_held() -> None:
     del held
 
 
-def test_running_out_is_told_apart_and_answered_with_numbers(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_is_told_apart() -> None:
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory")) and ran_out(MemoryError())
     assert ran_out(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
     assert not ran_out(RuntimeError("shapes do not match"))
-    args = TrainingArguments(output_dir="unused", per_device_train_batch_size=8, use_cpu=True)
-    said = remedies(build("llama"), args, 128)
-    assert "per_device_train_batch_size=4 train.gradient_accumulation_steps=2, saves about" in said
-    assert "activation_checkpointing=true" in said and "method.name=lora" in said and "kB" in said
-    assert "qlora" in remedies(lora(build("llama")), args, 128)
 
 
-def test_a_run_that_runs_out_ends_with_advice(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "ptuning2", "shira"])
+def test_advice_has_numbers_for_every_kind_of_method(tmp_path: Path, method: str) -> None:
+    asked = recipe(tmp_path, f"method.name={method}", "learn.length=128", "train.per_device_train_batch_size=6")
+    said = remedies(asked, training_arguments(asked, 10, tmp_path))
+    assert "per_device_train_batch_size=3 train.gradient_accumulation_steps=2" in said and "saves about" in said
+    assert ("activation_checkpointing" in said) == (method not in ("ptuning2", "shira"))
+    assert ("method.name=lora" in said) == (method == "full") and ("method.name=qlora" in said) == (
+        method in ("lora", "ptuning2", "shira")
+    )
+    odd = recipe(tmp_path, "train.per_device_train_batch_size=5")
+    assert "batch_size=1 train.gradient_accumulation_steps=5" in remedies(odd, training_arguments(odd, 10, tmp_path))
+
+
+def test_a_run_that_runs_out_ends_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: object, *args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(running.Trainer, "training_step", full)
-    with pytest.raises(OutOfMemory, match=r"not enough memory for a step\. Weights take"):
+    with pytest.raises(OutOfMemory, match=r"not enough memory\. Weights take"):
         running.run(recipe(tmp_path))
     assert memory.ran_out(MemoryError())

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast._errors import BadInput, UnknownName, UnmatchedSelect
+from holdfast._errors import BadInput, UnknownName, UnmatchedSelect, Unsupported
 from holdfast.adapters.method import methods
 from holdfast.adapters.quantised import is_quantised
 from holdfast.base import load_base
 from holdfast.recipe import run
-from holdfast.recipe.model import for_task, opened, trainable
-from holdfast.recipe.planning import check_method, plan
+from holdfast.recipe.model import check_method, for_task, opened, trainable
+from holdfast.recipe.planning import plan
 from holdfast.recipe.texts import Texts
 from holdfast.sequence.schema import sequence
 from tests.recipe.small import recipe, values
@@ -25,21 +25,28 @@ def adapter(folder: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("made", "method", "fits"), [
-    ("lora", "lora", True), ("adalora", "lora", False), ("lora", "adalora", False), ("lora", "full", False),
-    ("lora", "ia3", False), ("lora", "qlora", True),
-])  # fmt: skip
-def test_an_adapter_goes_on_by_the_method_that_made_it_alone(
-    tmp_path: Path, made: str, method: str, fits: bool
-) -> None:
-    asked = recipe(tmp_path, f"base={adapter(tmp_path / made, made)}", f"method.name={method}", "keep.budget=null")
+@pytest.mark.parametrize(
+    ("made", "method", "fits"),
+    [
+        ("lora", "lora", True),
+        ("adalora", "adalora", False),
+        ("adalora", "lora", False),
+        ("lora", "adalora", False),
+        ("lora", "full", False),
+        ("lora", "ia3", False),
+        ("lora", "qlora", False),
+    ],
+)
+def test_an_adapter_goes_on_by_the_method_that_made_it(tmp_path: Path, made: str, method: str, fits: bool) -> None:
+    of = f"base={adapter(tmp_path / made, made)}"
+    asked = recipe(tmp_path, of, f"method.name={method}", "keep.budget=null", *(["method.rank=2"] if fits else []))
     base = opened(asked, trainable=True)
     texts = Texts(asked, base)
     headed = for_task(asked, base, texts)
     if fits:
         assert trainable(asked, base, texts, headed, 4) is headed
         return
-    with pytest.raises(BadInput, match="is an adapter of the kind"):
+    with pytest.raises((BadInput, Unsupported), match=r"of the kind|cannot learn on|goes on as|otherwise"):
         trainable(asked, base, texts, headed, 4)
 
 
@@ -80,6 +87,31 @@ def test_what_cannot_be_merged_is_not_merged_between_tasks(tmp_path: Path) -> No
         with pytest.raises(BadInput, match="cannot be merged"):
             sequence({**tasks, "adapter": "merge", "method": {"name": name}})
         sequence({**tasks, "method": {"name": name}})
+
+
+def test_an_adapter_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
+    """As it was made, or not at all: rank, places and storage of the recipe would else be ignored without a word."""
+    made = methods.apply("lora", load_base("tiny").model, {"rank": 2, "targets": "attention"}, seed=0)
+    made.save_pretrained(tmp_path / "made")
+
+    def brought(*settings: str) -> object:
+        asked = recipe(tmp_path, f"base={tmp_path / 'made'}", "method.name=lora", "keep.budget=null", *settings)
+        base = opened(asked, trainable=True)
+        texts = Texts(asked, base)
+        return trainable(asked, base, texts, for_task(asked, base, texts), 4)
+
+    brought("method.rank=2", "method.targets=attention")
+    for other in (["method.rank=4", "method.targets=attention"], ["method.rank=2"], []):
+        with pytest.raises(BadInput, match="goes on as it was made"):
+            brought(*other)
+
+
+def test_what_cannot_learn_on_is_not_asked_to(tmp_path: Path) -> None:
+    raw = {key: value for key, value in values(tmp_path).items() if key not in ("learn", "rules")}
+    two = [{"name": name, "data": "tiny/shakespeare"} for name in "ab"]
+    for name in ("prompt", "adalora", "ptuning"):
+        with pytest.raises(BadInput, match="cannot learn on"):
+            sequence({**raw, "keep": {"probe": "none"}, "tasks": two, "method": {"name": name}})
 
 
 def test_a_prompt_is_judged_beside_the_base_without_it(tmp_path: Path) -> None:

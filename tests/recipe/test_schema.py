@@ -126,4 +126,6 @@ def test_a_run_is_stopped_early_by_a_text_that_is_there_and_not_under_a_governor
         checked(early)
     with pytest.raises(BadInput, match="governor stops"):
         checked({**early, "early_stopping": {"patience": 2}})
+    with pytest.raises(BadInput, match=r"settles `train\.eval_steps`"):
+        checked({**early, "train": {"eval_steps": 3}, "early_stopping": {}, "keep": {"probe": "none"}})
     assert checked({**early, "early_stopping": {}, "keep": {"probe": "none"}}).early_stopping.patience == 3  # type: ignore[union-attr]

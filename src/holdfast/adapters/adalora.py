@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import AdaLoraConfig, PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -13,10 +15,13 @@ from holdfast.adapters.lora import check_rank
 from holdfast.adapters.method import Traits, methods
 from holdfast.adapters.targets import Targets, target_modules
 from holdfast.adapters.wrapping import transposed, wrapped
-from holdfast.rule import Rule, State
+from holdfast.rule import Batch, Rule, State
 
 if TYPE_CHECKING:
     from holdfast.run import Run
+
+UNHEARD = 1e-30
+"""PEFT's own weight of the orthogonality, which it wants above zero and adds where nobody trains."""
 
 MEMORY = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """What PEFT's allocator remembers of each factor, under its own names."""
@@ -25,16 +30,27 @@ MEMORY = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 class Allocation(Rule):
     """Leaves ranks to the layers that use them, after every step: PEFT's schedule, at home among the rules.
 
-    A step in which another rule holds a factor still is passed over, for the factors are compared with one another.
+    A step in which another rule holds a factor still is passed over, for the factors are compared with one another. A
+    penalty keeps the singular vectors orthogonal: `orthogonal` times the mean over all factors of |P'P - I| and
+    |QQ' - I| (Frobenius). PEFT itself adds it to every loss, also where a model is only asked, once per micro-batch.
     """
+
+    def __init__(self, orthogonal: float = 0.5):
+        self.orthogonal = orthogonal
 
     def begin(self, run: Run) -> None:
         """Hang on the optimiser: the allocator needs the gradients of the step that was just made."""
         model: Any = run.model
         self._tuner = getattr(model, "module", model).base_model
         self._factors = [p for n, p in self._tuner.named_parameters() if "lora_" in n and p.requires_grad]
+        self._vectors = [(n, p) for n, p in self._tuner.named_parameters() if "lora_A" in n or "lora_B" in n]
         self._ranks: Any = None
         self._handle = run.optimizer.register_step_post_hook(lambda *_: self._allocate(run))
+
+    def penalty(self, run: Run, batch: Batch, outputs: Any) -> Tensor:
+        """The departure from orthogonality; the host divides it by the number of micro-batches."""
+        found = [_apart(p if "lora_A" in n else p.T) for n, p in self._vectors]
+        return self.orthogonal * torch.stack(found).mean()
 
     def _allocate(self, run: Run) -> None:
         if all(p.grad is not None for p in self._factors):
@@ -69,11 +85,21 @@ class Allocation(Rule):
         return self._tuner.peft_config[self._tuner.trainable_adapter_name]
 
 
+def _apart(rows: Tensor) -> Tensor:
+    """How far the rows of a matrix are from orthonormal, |R R' - I|."""
+    apart: Tensor = torch.linalg.matrix_norm(rows @ rows.T - torch.eye(len(rows), device=rows.device))
+    return apart
+
+
+def _companion(arguments: Mapping[str, Any]) -> Allocation:
+    return Allocation(arguments.get("orthogonal", 0.5))
+
+
 def _beside(tuner: Any, tensor: Tensor) -> Tensor:
     return tensor.to(next(tuner.parameters()).device)
 
 
-@methods.register("adalora", Traits(companion=Allocation, kind="ADALORA"))
+@methods.register("adalora", Traits(companion=_companion, kind="ADALORA", continues=False))
 def adalora(
     model: PreTrainedModel,
     *,
@@ -98,7 +124,8 @@ def adalora(
     `steps` is not known, and as `lora`. Zhang et al. (2023), arXiv:2303.10512.
     """
     start = max(rank + 1, round(1.5 * rank)) if start is None else start
-    if not 1 <= rank <= start or not 0 <= warmup < 1 - final <= 1 or every < 1 or not 0 <= dropout < 1:
+    shares = 0 <= warmup < 1 - final <= 1 and 0 <= dropout < 1 and orthogonal >= 0
+    if not 1 <= rank <= start or not shares or every < 1:
         raise BadInput(
             f"adalora: 1 <= rank <= start, warmup + final < 1, every >= 1 and 0 <= dropout < 1; not rank {rank}, start "
             f"{start}, warmup {warmup}, final {final}, every {every}, dropout {dropout}."
@@ -117,7 +144,7 @@ def adalora(
         "tinit": int(warmup * steps),
         "tfinal": int(final * steps),
         "deltaT": every,
-        "orth_reg_weight": orthogonal,
+        "orth_reg_weight": UNHEARD,
         "total_step": steps,
     }
     return wrapped(model, AdaLoraConfig, settings, seed)

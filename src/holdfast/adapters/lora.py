@@ -19,6 +19,13 @@ from holdfast.data.rows import Row, collate, padding
 
 logger = logging.getLogger(__name__)
 
+SAID = {
+    "r": "`rank`", "lora_alpha": "`alpha`", "lora_dropout": "`dropout`", "target_modules": "`targets`",
+    "layers_to_transform": "`layers`", "layers_pattern": "`layers`", "init_lora_weights": "`init`",
+    "use_rslora": "`rslora`", "use_dora": "`dora`",
+}  # fmt: skip
+"""Arguments of PEFT's config that have a name here."""
+
 INITS = ("default", "gaussian", "orthogonal", "pissa", "olora", "eva")
 FIRST = 64
 """Rows that EVA looks at, at most, and how many at a time."""
@@ -57,6 +64,8 @@ def lora(
     matches nothing, with the nearest. Hu et al. (2021), arXiv:2106.09685.
     """
     _check(rank, alpha, dropout, init)
+    if elsewhere := sorted(SAID.keys() & (peft or {}).keys()):
+        raise BadInput(f"lora: `peft` says {elsewhere[0]}, which is {SAID[elsewhere[0]]} of the method itself.")
     names = target_modules(model, targets, layers)
     check_rank(model, names, rank)
     settings = {

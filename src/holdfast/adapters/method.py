@@ -17,9 +17,10 @@ class Traits:
     """What a run has to know of a method beside its knobs.
 
     `rate` is the learning rate where a recipe names none, as a multiple of full fine-tuning's. `loading` turns the
-    method's knobs into transformers' settings for loading the base. `companion` turns them into a rule that the method
-    needs while it trains. `checkpointing` is false where gradient checkpointing would break it, `merges` where no
-    weight of the base can take in what was learnt. `kind` is PEFT's name of the adapter, None where there is none.
+    method's knobs into transformers' settings for loading the base, `companion` into a rule that it needs while it
+    trains. `checkpointing` is false where gradient checkpointing would break it, `merges` where no weight of the base
+    can take in what was learnt, `continues` where a saved adapter cannot learn on. `kind` is PEFT's name of the
+    adapter, None where there is none.
     """
 
     rate: float = 10.0
@@ -27,6 +28,7 @@ class Traits:
     companion: Callable[..., Any] | None = None
     checkpointing: bool = True
     merges: bool = True
+    continues: bool = True
     kind: str | None = None
 
 

@@ -20,7 +20,10 @@ OURS = {
 }  # fmt: skip
 """PEFT's names of what has a file of its own here."""
 
-FILLED = {"target_modules", "fan_in_fan_out", "peft_type", "task_type", "inference_mode"}
+FILLED = {
+    "target_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "peft_type", "task_type",
+    "inference_mode",
+}  # fmt: skip
 """Fields of PEFT's configs that are filled in, from `targets`, `layers` and the model."""
 
 
@@ -28,7 +31,14 @@ OWN_PLACES = {"ADAPTION_PROMPT", "TRAINABLE_TOKENS"}
 """Methods whose targets are no linear layers; PEFT knows them by the kind of model."""
 
 
-APART = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
+ASKS = {
+    "cartridge": "a text whose cache it begins with", "cpt": "what each token of a prompt is",
+    "multitask_prompt_tuning": "the number of its task with each row", "poly": "the number of its task with each row",
+    "shadow": "a second model", "xlora": "adapters that are there already",
+}  # fmt: skip
+"""What methods need that a recipe's rows do not have; in Python they take it."""
+
+APART = {"ADAPTION_PROMPT", "BEFT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
 """Methods that no weight of the base can take in."""
 
 STARTS = {"FOURIERFT": {"init_weights": True}, "C3A": {"init_weights": True}}

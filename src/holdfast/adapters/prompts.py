@@ -25,7 +25,7 @@ from holdfast.data.rows import tokens as encoded
 logger = logging.getLogger(__name__)
 
 
-@methods.register("prompt", Traits(rate=100.0, merges=False, kind="PROMPT_TUNING"))
+@methods.register("prompt", Traits(rate=100.0, merges=False, continues=False, kind="PROMPT_TUNING"))
 def prompt(
     model: PreTrainedModel,
     *,
@@ -51,7 +51,7 @@ def prompt(
     return made
 
 
-@methods.register("ptuning", Traits(rate=100.0, merges=False, kind="P_TUNING"))
+@methods.register("ptuning", Traits(rate=100.0, merges=False, continues=False, kind="P_TUNING"))
 def ptuning(
     model: PreTrainedModel,
     *,
@@ -75,7 +75,9 @@ def ptuning(
     return wrapped(model, PromptEncoderConfig, settings, seed)
 
 
-@methods.register("ptuning2", Traits(rate=100.0, checkpointing=False, merges=False, kind="PREFIX_TUNING"))
+@methods.register(
+    "ptuning2", Traits(rate=100.0, checkpointing=False, merges=False, continues=False, kind="PREFIX_TUNING")
+)
 def ptuning2(
     model: PreTrainedModel, *, tokens: int = 20, projection: bool = False, hidden: int = 128, seed: int = 0
 ) -> PeftModel:

@@ -61,14 +61,18 @@ def check_config(config: PeftConfig, paths: Sequence[str], present: Any = None) 
     if present is not None and config.peft_type != present:
         here, new = (getattr(kind, "value", kind) for kind in (present, config.peft_type))
         raise Unsupported(f"The adapters here are {here}, and PEFT puts no {new} beside them.")
-    rewrites = str(getattr(config, "init_lora_weights", "")).startswith(REWRITING) or config.peft_type == "OSF"
-    if rewrites or getattr(config, "bias", "none") != "none" or getattr(config, "layer_replication", None):
+    if rewrites(config) or getattr(config, "bias", "none") != "none" or getattr(config, "layer_replication", None):
         raise Unsupported("This adapter would change the base that all share (its weights, biases or layers).")
     targets = getattr(config, "target_modules", None) or []
     for target in [] if isinstance(targets, str) else targets:
         if not any(path == target or path.endswith(f".{target}") for path in paths):
             near = difflib.get_close_matches(target, {path.rpartition(".")[2] for path in paths}, cutoff=0.0)
             raise UnmatchedSelect(f"No module is called {target!r}. The nearest are {', '.join(near)}.")
+
+
+def rewrites(config: PeftConfig) -> bool:
+    """Whether an adapter of this config puts other values in the place of the base's own, each time it is loaded."""
+    return str(getattr(config, "init_lora_weights", "")).startswith(REWRITING) or config.peft_type == "OSF"
 
 
 def check_shapes(model: PeftModel, name: str, folder: Path) -> None:

@@ -42,7 +42,7 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
     model = _with_head(base, place) if settings.get("task_type") == "SEQ_CLS" else base.model
     try:
         adapted: Any = aligned(PeftModel.from_pretrained(model, place, is_trainable=trainable))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise BadInput(f"The adapter in {place} does not fit its base {named}: {error}") from error
     parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

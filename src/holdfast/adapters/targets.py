@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,11 +21,6 @@ Targets = str | Sequence[str]
 def is_linear(module: nn.Module) -> bool:
     """Whether a module multiplies by a matrix: nn.Linear, its quantised kinds, or GPT-2's Conv1D."""
     return isinstance(module, nn.Linear | Conv1D)
-
-
-def has_weight(module: nn.Module) -> bool:
-    """Whether a module has parameters of its own."""
-    return any(True for _ in module.parameters(recurse=False))
 
 
 def target_modules(
@@ -57,6 +54,20 @@ def blocks(model: nn.Module, layers: str | None) -> list[str]:
     params = inventory(model)
     chosen = params if layers is None else matched(parse(layers), params)
     return [path for param in chosen for path in param.paths]
+
+
+def check_names(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raise UnmatchedSelect for a name in PEFT's own settings that matches no module; PEFT would pass it over."""
+    paths = [path for path, _ in model.named_modules() if path]
+    for key in ("target_modules", "exclude_modules", "modules_to_save"):
+        given = settings.get(key)
+        if not isinstance(given, str):
+            _named(paths, list(given), "module") if given else None
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in settings.get(key) or ():
+            if not any(re.match(rf"(.*\.)?({pattern})$", path) for path in paths):
+                near = difflib.get_close_matches(pattern, leaves(paths), n=3, cutoff=0.0)
+                raise UnmatchedSelect(f"`{key}`: no module is called {pattern!r}. The nearest are {', '.join(near)}.")
 
 
 def leaves(paths: Sequence[str]) -> list[str]:

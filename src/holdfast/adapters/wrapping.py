@@ -11,6 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from holdfast._errors import BadInput, Unsupported
+from holdfast.adapters.targets import check_names
 
 TASKS = (
     ("ForSequenceClassification", "SEQ_CLS"),
@@ -23,9 +24,10 @@ TASKS = (
 def wrapped(model: Any, make: Callable[..., PeftConfig], settings: Mapping[str, Any], seed: int) -> PeftModel:
     """The model with the adapter of `make(**settings)`, drawn from `seed`; no other random state moves.
 
-    Raises BadInput, with PEFT's reason, for settings that PEFT refuses, and Unplanned for a model on the meta device
-    where the method computes from its values.
+    Raises UnmatchedSelect for names that match nothing, BadInput, with PEFT's reason, for settings that PEFT refuses,
+    and Unplanned for a model on the meta device where the method computes from its values.
     """
+    check_names(model, settings)
     try:
         config: Any = make(**{"task_type": task_type(model), **settings})
         if fresh := getattr(model, "fresh", []):  # a classifier's parts that have no values of a base
@@ -75,6 +77,16 @@ def task_type(model: nn.Module) -> str | None:
 def transposed(model: nn.Module, names: list[str]) -> bool:
     """Whether the targets store their weights [in, out], as GPT-2's Conv1D does."""
     return any(isinstance(model.get_submodule(name), Conv1D) for name in names)
+
+
+def encoded(model: Any) -> bool:
+    """Whether a network makes the prompt of a model (P-tuning, a projected prefix), of which PEFT saves the prompt."""
+    configs = getattr(model, "peft_config", {}).values()
+    return any(c.is_prompt_learning and getattr(c, "encoder_hidden_size", None) and _networked(c) for c in configs)
+
+
+def _networked(config: Any) -> bool:
+    return bool(getattr(config, "prefix_projection", False)) or hasattr(config, "encoder_reparameterization_type")
 
 
 def on_meta(model: nn.Module) -> bool:

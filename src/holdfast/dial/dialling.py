@@ -13,7 +13,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text as Words
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, Unsupported
+from holdfast.adapters.method import methods
 from holdfast.base import Base
 from holdfast.budget import Guard
 from holdfast.dial.line import Fractions, Line, Way, in_turn, merged, together
@@ -114,6 +115,12 @@ def _opened(run: Path) -> tuple[Recipe, Base, Line]:
     if not (run / "final").is_dir() or not (run / "recipe.yaml").is_file():
         raise BadInput(f"{run} holds no finished run: the dial needs its recipe.yaml and its final/. Train it first.")
     recipe = load(run / "recipe.yaml")
+    traits = methods.traits(recipe.method.name)
+    if not traits.merges or traits.loading is not None:
+        raise Unsupported(
+            f"What `{recipe.method.name}` learnt is no difference of weights, so there is no line to go back along. "
+            "Train it again with less: fewer steps, or stronger rules."
+        )
     before = opened(recipe)
     base = Base(merged(before.model), before.tokenizer, before.name, before.digest)  # type: ignore[arg-type]
     return recipe, base, Line(base.model, opened(recipe, run / "final").model)

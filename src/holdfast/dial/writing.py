@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 
 from holdfast import checkpoint
+from holdfast.adapters.sharing import rewrites
 from holdfast.adapters.stored import CONFIG, load_adapted
 from holdfast.base import Base
 from holdfast.dial.line import Fractions, Line
@@ -53,7 +54,8 @@ def _scaled(final: Path, line: Line, fractions: Fractions) -> PeftModel | None:
     factors = [param for param in inventory(model) if param.lora is not None and param.lora.side == "B"]
     scales = {path: fractions[block] for block, paths in line.blocks.items() for path in paths}
     targets = {_plain(param): param.path for param in factors}
-    if targets.keys() != scales.keys() or any(getattr(c, "use_dora", False) for c in model.peft_config.values()):
+    odd = any(getattr(c, "use_dora", False) or rewrites(c) for c in model.peft_config.values())
+    if targets.keys() != scales.keys() or odd:
         logger.warning("The adapter is more than a sum of products: the dial writes whole weights instead.")
         return None
     with torch.no_grad():

@@ -43,7 +43,7 @@ def built_rules(
         made.append(_rule(name, given, base, model, texts, None if folder is None else folder / own))
     companion = methods.traits(recipe.method.name).companion
     if companion is not None:
-        made.append(companion())
+        made.append(companion(recipe.method.arguments))
     guards = [
         Guard(name, text.control.rows, text.audit.documents, text.budget, text.before.get("control"))
         for name, text in texts.guarded.items()

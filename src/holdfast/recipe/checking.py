@@ -95,8 +95,15 @@ _FORMS = {
 }
 
 
+STOPPING = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "metric_for_best_model",
+            "greater_is_better", "load_best_model_at_end")  # fmt: skip
+"""Training arguments that `early_stopping` settles."""
+
+
 def _check_texts(recipe: Recipe) -> None:
     keep, learn = recipe.keep, recipe.learn
+    if recipe.early_stopping is not None and (twice := [key for key in STOPPING if key in recipe.train]):
+        raise BadInput(f"`early_stopping` settles `train.{twice[0]}`: leave that away, or write `every` and `metric`.")
     classify = learn.task == "classify"
     if not classify and (learn.labels is not None or learn.class_weights != "none"):
         raise BadInput("`learn.labels` and `learn.class_weights` are of a classifier: add `task: classify` to `learn`.")

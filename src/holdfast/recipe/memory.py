@@ -12,9 +12,13 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from holdfast.adapters.quantised import is_quantised
+from holdfast._errors import HoldfastError
+from holdfast.adapters.method import methods
+from holdfast.base import load_config
 from holdfast.params.heads import classifies
-from holdfast.params.plan import plan
+from holdfast.params.plan import from_config, plan
+from holdfast.recipe.model import outlined, parameters
+from holdfast.recipe.schema import Recipe
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RESET = "5"
@@ -26,8 +30,7 @@ def activations(model: nn.Module, rows: int, length: int, *, checkpointing: bool
 
     Counted, not estimated: the model (on the meta device too) is asked, and each storage that autograd saves counts
     once. With `checkpointing` only the inputs of blocks and what follows the last one stay, and one block at a time is
-    filled again. None for models that cannot be asked without
-    values, and where nothing trains.
+    filled again. None for models that cannot be asked without values, and where nothing trains.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return None
@@ -70,7 +73,8 @@ class Peak:
     def told(self) -> dict[str, Any]:
         """`device`, and `before` and `peak` in bytes (None where the system does not say)."""
         kind = "GPU" if self.device.type == "cuda" else "process"
-        return {"of": kind, "before": self.before, "peak": held(self.device, most=True)}
+        peak = held(self.device, most=True)  # the kernel's two marks are not taken at the same instant
+        return {"of": kind, "before": self.before, "peak": peak and max(peak, self.before or 0)}
 
 
 def held(device: torch.device, *, most: bool = False) -> int | None:
@@ -88,26 +92,31 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said
 
 
-def remedies(model: Any, args: TrainingArguments, length: int) -> str:
+def remedies(recipe: Recipe, args: TrainingArguments) -> str:
     """What to change, with numbers: what the parts of a step hold, and what each change would save."""
-    cost, rows = plan(model).cost, args.train_batch_size
-    held = activations(model.to("meta"), rows, length, checkpointing=bool(args.activation_checkpointing))
-    half = max(1, rows // 2)
+    rows, length, method = args.train_batch_size, recipe.learn.length, methods.traits(recipe.method.name)
+    try:
+        model = outlined(recipe, from_config(load_config(recipe.base)), count=1000)
+    except HoldfastError:  # the base is an adapter, or the model cannot be outlined: advice without figures
+        return f"Take fewer rows at a time than {rows}, shorter ones than {length} tokens, or the method qlora."
+    cost, ticked = plan(parameters(recipe, model)).cost, bool(args.activation_checkpointing)
+    held = activations(model, rows, length, checkpointing=ticked)
     told = [
         f"Weights take {decimal(cost.weights)}, gradients {decimal(cost.gradients)}, AdamW's state "
         f"{decimal(cost.optimizer)}" + (f", activations about {decimal(held)}." if held else ".")
     ]
     if rows > 1:
-        more = args.gradient_accumulation_steps * (rows // half)
-        saved = f", saves about {decimal(held - held * half // rows)}" if held else ""
-        told.append(f"- train.per_device_train_batch_size={half} train.gradient_accumulation_steps={more}{saved}")
-    if held and not args.activation_checkpointing:
+        some = max(n for n in range(1, rows) if rows % n == 0)
+        more = args.gradient_accumulation_steps * rows // some
+        saved = f", saves about {decimal(held - held * some // rows)}" if held else ""
+        told.append(f"- train.per_device_train_batch_size={some} train.gradient_accumulation_steps={more}{saved}")
+    if held and not ticked and method.checkpointing:
         less = activations(model, rows, length, checkpointing=True) or held
         told.append(f"- train.activation_checkpointing=true, saves about {decimal(max(0, held - less))}")
     if length > 64:
         told.append(f"- learn.length={length // 2}" + (f", saves about {decimal(held // 2)}" if held else ""))
-    if not hasattr(model, "peft_config"):
+    if method.kind is None:
         told.append(f"- method.name=lora, saves about {decimal(cost.gradients + cost.optimizer)}")
-    elif not is_quantised(model):
+    elif method.loading is None:
         told.append(f"- method.name=qlora, saves about {decimal(cost.weights * 3 // 4)}")
     return "\n".join(told)

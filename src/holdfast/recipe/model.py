@@ -10,13 +10,18 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.method import methods
-from holdfast.adapters.quantised import is_quantised
-from holdfast.adapters.stored import load_adapted
-from holdfast.base import Base
+from holdfast.adapters.named import ASKS
+from holdfast.adapters.quantised import SETTINGS, is_quantised, read_settings, stored_bytes
+from holdfast.adapters.stored import CONFIG, load_adapted
+from holdfast.adapters.targets import is_linear
+from holdfast.adapters.wrapping import Unplanned
+from holdfast.base import Base, load_config
+from holdfast.params.inventory import Param, inventory
+from holdfast.params.plan import from_config
 from holdfast.recipe.checking import knobs_of
 from holdfast.recipe.classifying import with_head
 from holdfast.recipe.schema import Recipe
@@ -24,6 +29,12 @@ from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Texts
 
 logger = logging.getLogger(__name__)
+
+PASSING = {
+    "base_model_name_or_path", "revision", "inference_mode", "task_type", "peft_version", "auto_mapping",
+    "init_lora_weights", "eva_config", "rank_pattern", "alpha_pattern", "random_seed", "runtime_config",
+}  # fmt: skip
+"""Entries of PEFT's configs that do not say what an adapter is."""
 
 
 def device(recipe: Recipe) -> torch.device:
@@ -72,5 +83,72 @@ def trainable(recipe: Recipe, base: Base, texts: Texts, brought: Any, count: int
             f"`{recipe.method.name}` makes {kind or 'none: it trains whole weights'}. Name the method that the adapter "
             "was made by, or merge the adapter into its base first."
         )
-    logger.info("%s goes on as it was made; other settings of the method than its own do not count.", recipe.base)
+    if not methods.traits(recipe.method.name).continues:
+        raise Unsupported(
+            f"An adapter of `{recipe.method.name}` cannot learn on once it is saved. Begin with its base."
+        )
+    _same(recipe, brought)
     return brought
+
+
+def _same(recipe: Recipe, brought: PeftModel) -> None:
+    """Raise BadInput where an adapter that goes on was made with other settings than the recipe's."""
+    base: Any = brought.get_base_model()
+    planned = outlined(recipe, from_config(base.config), count=1)
+    if not isinstance(planned, PeftModel):
+        return
+    asked, there = (_settings(next(iter(model.peft_config.values()))) for model in (planned, brought))
+    if odd := [key for key in asked if key in there and asked[key] != there[key]]:
+        told = ", ".join(f"{key} {there[key]}" for key in odd)
+        raise BadInput(
+            f"{recipe.base} goes on as it was made, and the method asks for other settings than its own ({told}). Say "
+            "the same, or merge the adapter into its base first and begin a new one."
+        )
+    if not _same_storage(recipe, Path(recipe.base)):
+        raise BadInput(f"{recipe.base} learnt on a base that was stored otherwise than the method says. Say the same.")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What an adapter is, of its config; how it began and where it was saved does not count."""
+    told = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+    return {k: v for k, v in told.items() if k not in PASSING}
+
+
+def _same_storage(recipe: Recipe, folder: Path) -> bool:
+    stored = loading(recipe)
+    there = read_settings(folder) if (folder / SETTINGS).is_file() else None
+    return bool((stored and stored.to_dict()) == (there and there.to_dict()))
+
+
+def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
+    """A model without values, with what the method would train in `count` steps; raises what the method raises.
+
+    A method that computes from values is left away: its settings are checked, what it adds is not known.
+    """
+    given = {"seed": recipe.seed, "steps": count}
+    try:
+        trained: nn.Module = methods.apply(recipe.method.name, model, recipe.method.arguments, **given)
+    except Unplanned as error:
+        logger.warning("%s", error)
+        return model.requires_grad_(False)
+    return trained
+
+
+def check_method(recipe: Recipe) -> None:
+    """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
+    if recipe.method.name in ASKS:
+        raise Unsupported(f"The method `{recipe.method.name}` needs {ASKS[recipe.method.name]}, which no recipe has.")
+    if not (Path(recipe.base) / CONFIG).is_file():
+        outlined(recipe, from_config(load_config(recipe.base)), count=1000)
+
+
+def parameters(recipe: Recipe, model: nn.Module) -> list[Param]:
+    """The parameters of an outlined model, with the bytes that they take as the method stores them."""
+    settings, params = loading(recipe), inventory(model)
+    if settings is None:
+        return params
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    whole = {f"{path}.weight" for path, module in model.named_modules() if is_linear(module) and module is not head}
+    return [
+        replace(p, bytes=stored_bytes(settings, p.numel)) if p.path in whole and not p.trainable else p for p in params
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,14 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text as Words
-from torch import nn
 from transformers import PreTrainedModel
 
-from holdfast.adapters.method import methods
-from holdfast.adapters.quantised import stored_bytes
-from holdfast.adapters.stored import CONFIG
-from holdfast.adapters.targets import is_linear
-from holdfast.adapters.wrapping import Unplanned
 from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.budget import Guard
 from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.evaluation.looks import Looks
 from holdfast.governor import Governor
 from holdfast.params import plan as freezing
-from holdfast.params.inventory import Param, inventory
 from holdfast.params.select import Select, parse
 from holdfast.recipe.building import governing
 from holdfast.recipe.checking import settings_of
@@ -36,9 +29,9 @@ from holdfast.recipe.classifying import with_head
 from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.memory import activations
-from holdfast.recipe.model import loading
+from holdfast.recipe.model import outlined, parameters
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.tasks import check_task, check_trained, classifying
+from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.recipe.training import steps, training_arguments
 from holdfast.remedies.replay import Replay
@@ -92,7 +85,7 @@ def plan(recipe: Recipe) -> Plan:
     length = recipe.learn.length
     return Plan(
         recipe=recipe,
-        freeze=freezing.plan(_stored(recipe, trained), _frozen(recipe)),
+        freeze=freezing.plan(parameters(recipe, trained), _frozen(recipe)),
         activations=activations(
             trained,
             math.ceil(args.train_batch_size * rows_in_all),
@@ -107,42 +100,6 @@ def plan(recipe: Recipe) -> Plan:
         sampled=_sampled(recipe) * length,
         looks=_looks(recipe, texts, count, batch * length * rows_in_all),
     )
-
-
-def _stored(recipe: Recipe, model: nn.Module) -> list[Param]:
-    """The parameters, with the bytes that they take as the method stores them."""
-    settings, params = loading(recipe), inventory(model)
-    if settings is None:
-        return params
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    whole = {f"{path}.weight" for path, module in model.named_modules() if is_linear(module) and module is not head}
-    return [
-        replace(p, bytes=stored_bytes(settings, p.numel)) if p.path in whole and not p.trainable else p for p in params
-    ]
-
-
-def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
-    """A model without values, with what the method would train in `count` steps; raises what the method raises.
-
-    A method that computes from values is left away: its settings are checked, what it adds is not known.
-    """
-    given = {"seed": recipe.seed, "steps": count}
-    try:
-        trained: nn.Module = methods.apply(recipe.method.name, model, recipe.method.arguments, **given)
-    except Unplanned as error:
-        logger.warning("%s", error)
-        return model.requires_grad_(False)
-    check_trained(recipe, trained)
-    return trained
-
-
-def check_method(recipe: Recipe) -> None:
-    """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
-    if not (Path(recipe.base) / CONFIG).is_file():
-        model: PreTrainedModel = freezing.from_config(load_config(recipe.base))
-        headed = with_head(model, recipe.base, 0, None, recipe.seed) if classifying(recipe) else model
-        check_task(recipe, model, headed)
-        outlined(recipe, headed, count=1000)
 
 
 def render_run_plan(plan: Plan, console: Console) -> None:

@@ -44,9 +44,8 @@ from holdfast.recipe.folder import check_folder, first
 from holdfast.recipe.journal import Journal
 from holdfast.recipe.loading import dump, resolved
 from holdfast.recipe.memory import Peak, ran_out, remedies
-from holdfast.recipe.model import for_task, opened, trainable
+from holdfast.recipe.model import check_method, for_task, opened, trainable
 from holdfast.recipe.outcome import model_card, versions, write_final
-from holdfast.recipe.planning import check_method
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import classifying
 from holdfast.recipe.texts import Texts
@@ -96,13 +95,13 @@ def run(
     `folder` is written to instead of the recipe's `output`, for those who move it there afterwards; `texts` are read
     instead of those that the recipe names, by a task of a sequence.
     Raises BadInput for a run folder that is already there (or, resuming, is not), and for data, model or settings that
-    cannot be used; Unsupported for promises that cannot be kept; TrainingStopped where the run had to stop, after the
-    last admitted weights and their certificate were written. A signal saves a checkpoint and gives a Result without
-    certificate.
+    cannot be used; Unsupported for promises that cannot be kept; OutOfMemory with what to change; TrainingStopped where
+    the run had to stop, after the last admitted weights and their certificate were written. A signal saves a checkpoint
+    and gives a Result without certificate.
     """
     say = progress or (lambda line: None)
     folder = Path(folder or recipe.output)
-    with _prepared(recipe, folder, resume):
+    with _prepared(recipe, folder, resume), _answered(recipe, folder):
         check_method(recipe)
         say({"kind": "stage", "text": f"loading {recipe.base}"})
         base = opened(recipe, trainable=True)
@@ -118,7 +117,7 @@ def run(
         with closing(Journal(folder / "log.jsonl" if first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
             peak = Peak(args.device)
-            stopped = _trained(trainer, resume, journal, recipe.learn.length)
+            stopped = _trained(trainer, resume, journal)
             seconds = journal.seconds
         if trainer.interrupted and stopped is None:
             return Result(folder, None)
@@ -151,6 +150,18 @@ def _prepared(recipe: Recipe, folder: Path, resume: bool) -> Iterator[None]:
         if not resume and first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
             shutil.rmtree(folder, ignore_errors=True)  # nothing began: the same command works once the fault is mended
         raise
+
+
+@contextmanager
+def _answered(recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Where memory is not enough, say what to change and what that saves."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        advice = remedies(recipe, training_arguments(recipe, 1, folder))
+        raise OutOfMemory(f"There was not enough memory. {advice}") from error
 
 
 def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
@@ -200,6 +211,14 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[tuple[str, 
 # Training -----------------------------------------------------------------------------------------------------------
 
 
+class _Early(EarlyStoppingCallback):
+    """The library's, which is asked once for each text and looks at the one that it stops by."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        if args.metric_for_best_model in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)  # type: ignore[no-untyped-call]
+
+
 class _Steps(TrainerCallback):
     """Tells the progress display of each step."""
 
@@ -232,19 +251,14 @@ def _trainer(
     trainer.add_callback(_Steps(sinks[-1], count))
     if recipe.early_stopping is not None:
         early = recipe.early_stopping
-        trainer.add_callback(EarlyStoppingCallback(early.patience, early.threshold))
+        trainer.add_callback(_Early(early.patience, early.threshold))
     return trainer
 
 
-def _trained(trainer: Trainer, resume: bool, journal: Journal, length: int) -> TrainingStopped | None:
-    """Train; where the run had to stop, why. Raises OutOfMemory, which says what to change."""
+def _trained(trainer: Trainer, resume: bool, journal: Journal) -> TrainingStopped | None:
+    """Train; where the run had to stop, why."""
     try:
         trainer.train(resume_from_checkpoint=resume)
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        advice = remedies(trainer.model, trainer.args, length)
-        raise OutOfMemory(f"There was not enough memory for a step. {advice}") from error
     except TrainingStopped as error:
         step = trainer.run.step if trainer.run is not None else 0
         journal({"step": step, "kind": "note", "text": str(error)})

@@ -57,6 +57,7 @@ def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArgum
 def _best_kept(args: TrainingArguments, early: EarlyStopping | None, count: int) -> TrainingArguments:
     """The arguments by which the Trainer looks at a metric, keeps a checkpoint at each look, and ends with the best."""
     if early is not None:
+        args.restore_callback_states_from_checkpoint = True  # patience goes on where it was
         args.eval_strategy, args.save_strategy = IntervalStrategy.STEPS, SaveStrategy.STEPS
         args.eval_steps = args.save_steps = early.every or max(1, count // 20)
         scored = early.metric in SCORES

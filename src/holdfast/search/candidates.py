@@ -54,8 +54,9 @@ def _fault(recipe: Recipe, name: str) -> str | None:
     """Why a method cannot be put on the shape of a base; PEFT has errors of many kinds."""
     asked, traits = name == recipe.method.name, methods.traits(name)
     own = recipe.method.arguments if asked else {}
-    if not asked and (traits.loading is not None or traits.companion is not None):
-        return "it loads the base in its own way, or needs a rule beside it"
+    own_way = traits.loading is not None or methods.traits(recipe.method.name).loading is not None
+    if not asked and (own_way or traits.companion is not None):
+        return "it and the recipe's method store the base in different ways, or it needs a rule beside it"
     if missing := [knob for knob, default in knobs_of(name).items() if default is ... and knob not in own]:
         return f"it needs {', '.join(missing)}"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,15 +42,24 @@ class SharedTexts(Texts):
 
 @dataclass(frozen=True)
 class Figures:
-    """What a recipe learnt and kept, in nats per token: `gain` on the new text, the rise of each kept text."""
+    """What a recipe learnt and kept, in nats per token: `gain` on the new text, the rise of each kept text.
+
+    `limits` are the budgets in nats, of the texts that have one.
+    """
 
     gain: Interval
     rises: Mapping[str, Interval]
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def forgetting(self) -> float:
-        """The worst rise; 0 where nothing is kept."""
-        return max((rise.mean for rise in self.rises.values()), default=0.0)
+        """The worst rise; with budgets, of the texts that have one, each in units of the tightest budget.
+
+        So it is above the tightest budget where any budget is broken. 0 where nothing is kept.
+        """
+        least = min(self.limits.values(), default=0.0)
+        shares = {name: least / limit for name, limit in self.limits.items()} or dict.fromkeys(self.rises, 1.0)
+        return max((self.rises[name].mean * share for name, share in shares.items()), default=0.0)
 
     @property
     def finite(self) -> bool:
@@ -102,7 +111,8 @@ class Ground:
     def figures(self, after: Losses, texts: Mapping[str, Audited]) -> Figures:
         """Gain and rises beside the base."""
         rises = {name: paired(text.before, after[name]) for name, text in texts.items()}
-        return Figures(turned(rises.pop(LEARNT)), {name.removeprefix("kept/"): rise for name, rise in rises.items()})
+        gain = turned(rises.pop(LEARNT))
+        return Figures(gain, {name.removeprefix("kept/"): rise for name, rise in rises.items()}, self.limits)
 
     def _part(self, part: str, half: int) -> dict[str, Audited]:
         probes = {LEARNT: halved(self.texts.learn[1], half)}

@@ -134,7 +134,8 @@ def plain(figures: Figures | None) -> dict[str, Any] | None:
     """Figures as plain values."""
     if figures is None:
         return None
-    return {"gain": _interval(figures.gain), "rises": {name: _interval(rise) for name, rise in figures.rises.items()}}
+    rises = {name: _interval(rise) for name, rise in figures.rises.items()}
+    return {"gain": _interval(figures.gain), "rises": rises, "limits": dict(figures.limits)}
 
 
 def _rung(rung: Rung) -> dict[str, Any]:
@@ -148,7 +149,8 @@ def _read_rung(told: Mapping[str, Any]) -> Rung:
 
 
 def _figures(told: Mapping[str, Any]) -> Figures:
-    return Figures(Interval(**told["gain"]), {name: Interval(**rise) for name, rise in told["rises"].items()})
+    rises = {name: Interval(**rise) for name, rise in told["rises"].items()}
+    return Figures(Interval(**told["gain"]), rises, told["limits"])
 
 
 def _interval(interval: Interval) -> dict[str, Any]:

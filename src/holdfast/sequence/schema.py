@@ -168,6 +168,8 @@ def _check_names(recipe: SequenceRecipe) -> None:
             f"What `{recipe.method.name}` learns cannot be merged into the weights as they are stored. Take "
             "`adapter: continue`, or another method."
         )
+    if recipe.adapter == "continue" and len(recipe.tasks) > 1 and not traits.continues:
+        raise BadInput(f"An adapter of `{recipe.method.name}` cannot learn on once it is saved. Take another method.")
     if isinstance(recipe.keep.budget, dict):
         known("guarded text or task called", recipe.keep.budget, [*recipe.keep.texts, TASKS, *recipe.names])
     for rules in (recipe.rules, *(task.rules or [] for task in recipe.tasks)):
