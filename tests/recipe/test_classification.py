@@ -24,6 +24,7 @@ from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.report import write_report
 from holdfast.recipe import Result, load, plan, run, score
 from holdfast.recipe.texts import Texts
+from holdfast.tiny import MODEL
 from tests.models import build
 from tests.recipe.small import texts
 
@@ -96,8 +97,8 @@ def test_an_adapter_with_its_head_is_what_peft_loads(ran: Result) -> None:
     final = ran.folder / "final"
     config = AutoConfig.from_pretrained(final)
     assert config.label2id == {name: i for i, name in enumerate(NAMES)}
-    named = json.loads((final / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-    base = AutoModelForSequenceClassification.from_pretrained(named, config=config)
+    assert json.loads((final / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"] == "tiny"
+    base = AutoModelForSequenceClassification.from_pretrained(MODEL, config=config)
     agrees(ran.certificate["learnt"][0], PeftModel.from_pretrained(base, final), final)
 
 

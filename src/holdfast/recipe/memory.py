@@ -14,10 +14,9 @@ from transformers import TrainingArguments
 
 from holdfast._errors import HoldfastError
 from holdfast.adapters.method import methods
-from holdfast.base import load_config
 from holdfast.params.heads import classifies
-from holdfast.params.plan import from_config, plan
-from holdfast.recipe.model import outlined, parameters
+from holdfast.params.plan import plan
+from holdfast.recipe.model import outline, parameters
 from holdfast.recipe.schema import Recipe
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -96,7 +95,7 @@ def remedies(recipe: Recipe, args: TrainingArguments) -> str:
     """What to change, with numbers: what the parts of a step hold, and what each change would save."""
     rows, length, method = args.train_batch_size, recipe.learn.length, methods.traits(recipe.method.name)
     try:
-        model = outlined(recipe, from_config(load_config(recipe.base)), count=1000)
+        model = outline(recipe)
     except HoldfastError:  # the base is an adapter, or the model cannot be outlined: advice without figures
         return f"Take fewer rows at a time than {rows}, shorter ones than {length} tokens, or the method qlora."
     cost, ticked = plan(parameters(recipe, model)).cost, bool(args.activation_checkpointing)

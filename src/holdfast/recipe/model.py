@@ -25,14 +25,15 @@ from holdfast.params.plan import from_config
 from holdfast.recipe.checking import knobs_of
 from holdfast.recipe.classifying import with_head
 from holdfast.recipe.schema import Recipe
-from holdfast.recipe.tasks import check_task, classifying
+from holdfast.recipe.tasks import check_task, check_trained, classifying
 from holdfast.recipe.texts import Texts
 
 logger = logging.getLogger(__name__)
 
 PASSING = {
     "base_model_name_or_path", "revision", "inference_mode", "task_type", "peft_version", "auto_mapping",
-    "init_lora_weights", "eva_config", "rank_pattern", "alpha_pattern", "random_seed", "runtime_config",
+    "modules_to_save", "init_lora_weights", "eva_config", "rank_pattern", "alpha_pattern", "random_seed",
+    "runtime_config",
 }  # fmt: skip
 """Entries of PEFT's configs that do not say what an adapter is."""
 
@@ -131,7 +132,16 @@ def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
     except Unplanned as error:
         logger.warning("%s", error)
         return model.requires_grad_(False)
+    check_trained(recipe, trained)
     return trained
+
+
+def outline(recipe: Recipe, count: int = 1000) -> nn.Module:
+    """The model of a recipe from its base's config alone, with what its method would train; raises what that raises."""
+    model = from_config(load_config(recipe.base))
+    headed = with_head(model, recipe.base, 0, None, recipe.seed) if classifying(recipe) else model
+    check_task(recipe, model, headed)
+    return outlined(recipe, headed, count)
 
 
 def check_method(recipe: Recipe) -> None:
@@ -139,7 +149,7 @@ def check_method(recipe: Recipe) -> None:
     if recipe.method.name in ASKS:
         raise Unsupported(f"The method `{recipe.method.name}` needs {ASKS[recipe.method.name]}, which no recipe has.")
     if not (Path(recipe.base) / CONFIG).is_file():
-        outlined(recipe, from_config(load_config(recipe.base)), count=1000)
+        outline(recipe)
 
 
 def parameters(recipe: Recipe, model: nn.Module) -> list[Param]:
