@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from holdfast._errors import BadInput, UnknownName, UnmatchedSelect, Unsupported
 from holdfast.adapters.bottleneck_layer import BottleneckConfig
 from holdfast.adapters.lora import lora
+from holdfast.adapters.method import methods
 from holdfast.adapters.several import AdapterSet
+from holdfast.adapters.sharing import rewrites
 from tests.adapters.test_bottleneck import awake, logits, moved, of, stepped, values
 from tests.models import LAYERS, build
 
@@ -425,3 +427,13 @@ def test_removing_says_nothing_about_choices_of_peft() -> None:
         warnings.simplefilter("error", UserWarning)
         adapters.remove("law")
     assert adapters.names == ["medicine", "code"]
+
+
+@pytest.mark.parametrize(("settings", "found"), [({}, False), ({"init": "pissa"}, True), ({"init": "olora"}, True)])
+def test_what_rewrites_the_base_is_known(settings: dict[str, str], found: bool) -> None:
+    made = methods.apply("lora", build("llama"), settings, seed=0)
+    assert rewrites(made.peft_config["default"]) is found
+    weights = dict(build("llama").named_parameters())
+    moved = [n for n, p in made.get_base_model().named_parameters()
+             if (bare := n.replace(".base_layer", "")) in weights and not torch.equal(p, weights[bare])]  # fmt: skip
+    assert bool(moved) is found

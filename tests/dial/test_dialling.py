@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast._errors import BadInput
+from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.dial import dial, render_dialled
@@ -99,3 +99,11 @@ def test_a_budget_that_cannot_be_resolved_is_refused(whole: Path, tmp_path: Path
 def test_bisection_ends_inside(edge: float, found: float) -> None:
     place = bisected(lambda setting: setting <= edge)
     assert place == pytest.approx(found, abs=1e-3) and (place <= edge or edge < 0)
+
+
+@pytest.mark.parametrize("method", ["bottleneck", "prompt", "qlora"])
+def test_what_is_no_difference_of_weights_has_no_line(tmp_path: Path, method: str) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "recipe.yaml").write_text(f"base: tiny\nlearn: tiny/shakespeare\nmethod: {method}\n", "utf-8")
+    with pytest.raises(Unsupported, match="no line to go back along"):
+        dial(tmp_path, budget=0.1)

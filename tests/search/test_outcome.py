@@ -58,3 +58,12 @@ def test_importance_goes_to_what_decides_also_where_not_all_have_it() -> None:
     assert found["forgetting"]["rate"] < 0.2
     assert sum(found["gain"].values()) == pytest.approx(1, abs=1e-3)
     assert importances(optuna.create_study(directions=["minimize"] * 2), "none") == {}
+
+
+def test_several_budgets_are_one_forgetting_in_units_of_the_tightest() -> None:
+    """Above the tightest budget exactly where some budget is broken; texts without one do not count."""
+    limits = {"self": 0.01, "stories": 0.18}
+    for rises, broken in (((0.005, 0.10), False), ((0.011, 0.0), True), ((0.0, 0.19), True), ((0.009, 0.179), False)):
+        given = {"self": interval(rises[0], 0.0), "stories": interval(rises[1], 0.0), "free": interval(9.0, 0.0)}
+        assert (Figures(interval(1.0, 0.0), given, limits).forgetting > 0.01) is broken
+    assert Figures(interval(1.0, 0.0), given).forgetting == 9.0
