@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from holdfast.evaluation.report.drawing import FAINT, INK, colour, dashes, picture_file, style, write
 from holdfast.evaluation.report.records import Entry
@@ -23,6 +24,8 @@ def rates_picture(found: Entry, target: str | Path) -> Path:
         at = (found["suggested"], axes.get_ylim()[1])
         axes.annotate(f"{found['suggested']:.1e}", at, (4, -10), textcoords="offset points")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("learning rate")
         axes.axhline(0, color=FAINT, linewidth=0.8)
         axes.set_ylabel("change on the new text (nats per token)")
@@ -36,5 +39,5 @@ def rates_picture(found: Entry, target: str | Path) -> Path:
             beside.set_ylabel("rise on kept texts (nats per token)")
             axes.plot([], [], color=INK, label="suggested")
         handles = [line for one in figure.axes for line in one.get_legend_handles_labels()[0]]
-        axes.legend(handles=handles, frameon=False, loc="lower left")
+        figure.legend(handles=handles, frameon=False, loc="outside upper left", ncols=len(handles))
         return write(figure, target)
