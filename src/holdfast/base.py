@@ -82,7 +82,7 @@ def load_base(
     if quantization is not None:
         settings |= {"quantization_config": quantization, "device_map": {"": device or torch.device("cpu")}}
     model = _model(folder, name, config, settings)
-    if name == "tiny" or not Path(name).expanduser().is_dir():  # adapters say by this name what they belong to
+    if name != "tiny" and not Path(name).expanduser().is_dir():  # adapters say by this name what they belong to
         model.name_or_path = model.config.name_or_path = str(name)
     digest = _digest([folder / CONFIG, *files])
     if quantization is not None:
@@ -116,7 +116,10 @@ def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> 
             raise BadInput(_unreachable(name, revision, error)) from error
     if not (folder / CONFIG).is_file():
         found = "only an adapter: merge it into its base first" if (folder / ADAPTER).is_file() else f"no {CONFIG}"
-        found = f"a run, whose model is in {folder / 'final'}" if (folder / "final").is_dir() else found
+        inside = [place for name in ("final", "merged", "adapter") if (place := folder / name).is_dir()]
+        found = f"a model in {' and one in '.join(map(str, inside))}" if inside else found
+        if (folder / "log.jsonl").is_file() and not inside:
+            found = "a run that came to no end, and no model yet"
         raise BadInput(
             f"{name} holds {found}. A base needs {CONFIG}, {WEIGHTS} and a tokenizer, "
             "as `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)` write them."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from transformers import GenerationConfig
 
 from holdfast._errors import BadInput, BadRecord
-from holdfast.base import Base
+from holdfast.adapters.head import classifier
+from holdfast.adapters.lora import lora
+from holdfast.base import Base, load_base
+from holdfast.data.formats import Completion, parse
 from holdfast.data.rows import start, tokens
+from holdfast.evaluation.metrics.answers import answers
 from holdfast.generation import Writing, generate, read_prompts
 from holdfast.generation.prompts import prompt_tokens
 from tests.characters import base, lively, stirred
@@ -201,3 +206,26 @@ def test_prompts_come_from_files(tmp_path: Path) -> None:
     lines.write_text("\n")
     with pytest.raises(BadInput, match="no prompt"):
         read_prompts(lines)
+
+
+def test_an_alpaca_file_is_asked_as_it_was_taught(tmp_path: Path) -> None:
+    record = {"instruction": "Name it.", "input": "a red ball"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n", "utf-8")
+    (prompt,) = read_prompts(tmp_path / "a.jsonl")
+    taught = parse({**record, "output": "ball"}, "a", 1)
+    assert isinstance(taught, Completion) and prompt == taught.prompt and "a red ball" in str(prompt)
+
+
+def test_a_classifier_writes_nothing() -> None:
+    tiny = load_base("tiny")
+    head = classifier(tiny.model, ["a", "b"])
+    with pytest.raises(BadInput, match="tells labels"):
+        generate(Base(head, tiny.tokenizer, "tiny", ""), ["Once"])
+
+
+def test_an_adapter_on_an_encoder_decoder_answers() -> None:
+    """PEFT's class for these takes its inputs by name alone."""
+    pair = base("t5")
+    adapted = Base(lora(pair.model, rank=2), pair.tokenizer, "", "")  # type: ignore[arg-type]
+    tasks = [Completion("ab", ""), Completion("abc", "")]
+    assert len(answers(adapted.model, adapted.tokenizer, tasks, max_new_tokens=3, stop=())) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast._errors import BadInput
 from holdfast.evaluation.report import rates_picture
-from holdfast.recipe.rates import HIGHEST, LOWEST, Rates, _found, _Smooth, find_rates, rates_told
+from holdfast.recipe.rates import HIGHEST, LOWEST, Rates, _found, _inside, _Smooth, find_rates, rates_told
 from tests.recipe.small import recipe
 
 
@@ -45,3 +45,10 @@ def test_a_recipe_gets_a_rate_a_picture_and_keeps_nothing(tmp_path: Path) -> Non
     assert picture.stat().st_size > 10_000 and not Path(asked.output).exists()
     with pytest.raises(BadInput, match="at least 10"):
         find_rates(asked, count=3)
+
+
+def test_the_rate_that_keeps_the_budgets_is_the_last_before_any_is_left() -> None:
+    rises = {"a": [(1e-4, 0.0), (1e-3, 0.01), (1e-2, 0.5)], "b": [(1e-4, 0.0), (1e-3, 0.2), (1e-2, 0.0)]}
+    assert _inside(rises, {"a": 0.02}) == 1e-3
+    assert _inside(rises, {"a": 0.02, "b": 0.1}) == 1e-4
+    assert _inside(rises, {}) is None and _inside(rises, {"b": -1.0}) is None

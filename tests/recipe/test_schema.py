@@ -129,3 +129,32 @@ def test_a_run_is_stopped_early_by_a_text_that_is_there_and_not_under_a_governor
     with pytest.raises(BadInput, match=r"settles `train\.eval_steps`"):
         checked({**early, "train": {"eval_steps": 3}, "early_stopping": {}, "keep": {"probe": "none"}})
     assert checked({**early, "early_stopping": {}, "keep": {"probe": "none"}}).early_stopping.patience == 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("method", "said"), [
+    ({"name": "lora", "rank": "eight"}, r"`method\.rank` cannot be used: it is a whole number"),
+    ({"name": "lora", "rank": 2.5}, "whole number"),
+    ({"name": "lora", "dora": "ja"}, "true or false"),
+    ({"name": "prompt", "text": 5}, "text"),
+    ({"name": "vera", "r": "x"}, "whole number"),
+    ({"name": "ptuning2", "tokens": "abc"}, "whole number"),
+    ({"name": "lora", "r": 8}, "`r` is `rank` here"),
+    ({"name": "lora", "target_modules": ["q_proj"]}, "is `targets` here"),
+    ({"name": "dora"}, "dora: true"),
+    ({"name": "prefix_tuning"}, "ptuning2"),
+])  # fmt: skip
+def test_settings_of_a_method_are_checked_by_their_types_and_other_projects_names_are_answered(
+    tmp_path: Path, method: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        checked({**values(tmp_path), "method": method})
+    for fine in ({"name": "lora", "targets": ["q_proj"], "alpha": 8}, {"name": "lora", "targets": "mlp", "alpha": 1.5}):
+        checked({**values(tmp_path), "method": fine})
+
+
+def test_a_preset_that_is_typed_last_wins(tmp_path: Path) -> None:
+    raw = overridden(
+        {**values(tmp_path), "method": {"name": "lora", "rank": 8, "targets": "mlp"}}, "method.preset=small"
+    )
+    made = checked(raw).method
+    assert made.arguments == {"rank": 4, "alpha": 8, "targets": "mlp"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 from holdfast._registry import Registry
 
@@ -46,6 +47,12 @@ class Methods(Registry[Callable[..., Any]]):
         """Enter a function under a name."""
         self._traits[name] = traits
         return super().register(name)
+
+    def hints(self, name: str) -> dict[str, Any]:
+        """The annotations of a method's knobs; those of one over a config of PEFT stand in its signature."""
+        hints = dict(get_type_hints(self[name]))
+        told = {key: p.annotation for key, p in self.knobs(name).items() if not isinstance(p.annotation, str)}
+        return {**{key: kind for key, kind in told.items() if kind is not inspect.Parameter.empty}, **hints}
 
     def traits(self, name: str) -> Traits:
         """What a run has to know of a method; raises UnknownName."""

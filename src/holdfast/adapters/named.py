@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftConfig, PeftModel
 from transformers import PreTrainedModel
@@ -87,7 +87,11 @@ def _parameters(name: str, config: type[PeftConfig], placing: Mapping[str, Any])
     more = {**placing, "layers": None, "target_modules": None} if placing else {}
     unset = {key: None for key in SEEDS if key in own}
     known = {**more, **own, **unset, **STARTS.get(name, {}), "seed": 0}
-    made = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value) for key, value in known.items()]
+    hints = {"targets": str | list[str] | None, "layers": str | None, **get_type_hints(config)}
+    made = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=hints.get(key, Any))
+        for key, value in known.items()
+    ]
     return [inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD), *made]
 
 

@@ -30,8 +30,10 @@ def planned_config(base: PreTrainedModel, method: str | Mapping[str, Any], seed:
     from the base's weights.
     """
     named = {method: {}} if isinstance(method, str) else dict(method)
+    if "name" in named:  # as a recipe says it
+        named = {named.pop("name"): named}
     if len(named) != 1:
-        raise BadInput(f"A method is its name, or one name and its settings, not {method!r}.")
+        raise BadInput(f"A method is its name or a mapping such as {{name: lora, rank: 8}}, not {method!r}.")
     ((name, settings),) = named.items()
     if (settings or {}).get("init") in (*REWRITING, "eva"):
         raise Unsupported(f"{name}: this start reads or changes the base's weights. Take one that draws them.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from holdfast._errors import BadInput, BadRecord
 from holdfast.base import Base
 from holdfast.data.chat import rendered
 from holdfast.data.files import kind, records
-from holdfast.data.formats import Message
+from holdfast.data.formats import Completion, Message, parse
 from holdfast.data.rows import start, tokens
 from holdfast.generation.settings import LONGEST, Writing
+from holdfast.params.heads import classifies
 
 Prompt = str | Sequence[Message]
 """A text, or the messages of a chat that the model is to answer."""
@@ -83,9 +84,27 @@ def virtual(model: Any) -> int:
     return int(model.active_peft_config.num_virtual_tokens)
 
 
+def check_writes(base: Base) -> None:
+    """Raise BadInput for a model that tells labels and writes nothing."""
+    if classifies(base.model):
+        raise BadInput("This model tells labels and writes no text: ask it by `holdfast evaluate MODEL --text FILE`.")
+
+
 def is_pair(model: Any) -> bool:
     """Whether an encoder reads the prompt and a decoder writes the answer."""
     return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _prompt(fields: Mapping[str, Any], file: str, line: int) -> Prompt:
+    """What a record asks, put as it is in training; an answer need not stand there."""
+    if fields.get("instruction"):
+        alpaca = parse({**fields, "output": fields.get("output") or ""}, file, line)
+        assert isinstance(alpaca, Completion)
+        return alpaca.prompt
+    prompt = next((fields[name] for name in FIELDS if fields.get(name)), None)
+    if not isinstance(prompt, str | list):
+        raise BadRecord(file, line, f"there is no prompt: write one of {', '.join(FIELDS)}.")
+    return prompt
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -98,10 +117,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         if kind(path) in (".txt", ".md"):
             found += [text for text in fields["text"].splitlines() if text.strip()]
             continue
-        prompt = next((fields[name] for name in FIELDS if fields.get(name)), None)
-        if not isinstance(prompt, str | list):
-            raise BadRecord(file, line, f"there is no prompt: write one of {', '.join(FIELDS)}.")
-        found.append(prompt)
+        found.append(_prompt(fields, file, line))
     if not found:
         raise BadInput(f"{path} holds no prompt.")
     return found

@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from holdfast._errors import BadInput
 from holdfast.base import Base
 from holdfast.data.quiet import quiet
-from holdfast.generation.prompts import Prompt, prompt_tokens
+from holdfast.generation.prompts import Prompt, check_writes, prompt_tokens
 from holdfast.generation.settings import Writing
 from holdfast.generation.text import before_stop, decoded, settled
 from holdfast.generation.writing import written
@@ -29,6 +29,7 @@ def stream(base: Base, prompt: Prompt, settings: Writing | None = None) -> Gener
     `generate`.
     """
     settings = settings or Writing()
+    check_writes(base)
     if settings.beams > 1:
         raise BadInput("Beams are compared when all is written, so they cannot be streamed. Use generate, or 1 beam.")
     return _pieces(base, prompt_tokens(base, prompt, settings), settings)

@@ -23,7 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 from holdfast.base import Base
 from holdfast.data.quiet import quiet
 from holdfast.evaluation.metrics.answers import Drawn, Stopped, end_tokens, plain_settings, seeded
-from holdfast.generation.prompts import Prompt, answer_tokens, is_pair, prompt_tokens, virtual
+from holdfast.generation.prompts import Prompt, answer_tokens, check_writes, is_pair, prompt_tokens, virtual
 from holdfast.generation.settings import Writing
 from holdfast.generation.text import text_of
 
@@ -42,6 +42,7 @@ def generate(base: Base, prompts: Sequence[Prompt], settings: Writing | None = N
     Raises BadInput for prompts that cannot be encoded or leave no room.
     """
     settings = settings or Writing()
+    check_writes(base)
     given = [prompt_tokens(base, prompt, settings) for prompt in prompts]
     answers = [""] * len(prompts)
     with quiet(base.model):

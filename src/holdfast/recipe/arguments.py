@@ -31,19 +31,29 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     Traceback (most recent call last):
     holdfast._errors.BadInput: The recipe's `train.max_steps` cannot be used: it is a whole number, not 'abc'.
     """
+    check_types(given, _types(), "train")
+
+
+def check_types(given: Mapping[str, Any], types: Mapping[str, list[Any]], of: str) -> None:
+    """The same for any mapping of a recipe, `of` by name, whose values may each have several types."""
     for key, value in given.items():
-        kinds = _types().get(key, [Any])
+        kinds = types.get(key, [Any])
         if not any(_fits(value, kind) for kind in kinds):
             told = _said(kinds)
             bare = " A bare no or off is false in YAML: put it into quotes." if value is False and str in kinds else ""
-            raise BadInput(f"The recipe's `train.{key}` cannot be used: it is {told}, not {value!r}.{bare}")
+            raise BadInput(f"The recipe's `{of}.{key}` cannot be used: it is {told}, not {value!r}.{bare}")
+
+
+def types_of(hints: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The types that each annotated thing may have, unions taken apart."""
+    unions = (Union, UnionType)
+    return {key: list(get_args(kind)) if get_origin(kind) in unions else [kind] for key, kind in hints.items()}
 
 
 @cache
 def _types() -> dict[str, list[Any]]:
     """The types that each training argument may have."""
-    unions, hints = (Union, UnionType), get_type_hints(TrainingArguments)
-    return {key: list(get_args(kind)) if get_origin(kind) in unions else [kind] for key, kind in hints.items()}
+    return types_of(get_type_hints(TrainingArguments))
 
 
 def _fits(value: Any, kind: Any) -> bool:

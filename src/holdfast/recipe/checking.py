@@ -12,11 +12,12 @@ from transformers import TrainingArguments
 
 from holdfast import adapters, remedies, strategies
 from holdfast._errors import BadInput
+from holdfast.adapters.lora import SAID
 from holdfast.adapters.method import GIVEN as GIVEN_TO_METHODS
 from holdfast.adapters.method import methods
 from holdfast.data.probes import SELF
 from holdfast.governor import Governor
-from holdfast.recipe.arguments import check_arguments
+from holdfast.recipe.arguments import check_arguments, check_types, types_of
 from holdfast.recipe.faults import explained, known
 from holdfast.recipe.schema import SCORES, Keep, Recipe
 from holdfast.recipe.spelling import spelt_out
@@ -45,6 +46,14 @@ GIVEN = {"pad_id", "model", "seed", "guards", "folder", "metric", "answers"}
 """Arguments of rules that a run fills in itself, or that only a program can give."""
 
 
+ELSEWHERE = {
+    "dora": "{name: lora, dora: true}", "rslora": "{name: lora, rslora: true}", "pissa": "{name: lora, init: pissa}",
+    "eva": "{name: lora, init: eva}", "prefix_tuning": "{name: ptuning2}", "prompt_tuning": "{name: prompt}",
+    "p_tuning": "{name: ptuning}", "ln_tuning": "{name: ln}", "adapter": "{name: bottleneck}",
+}  # fmt: skip
+"""Methods by the names of other projects, and what a recipe says instead."""
+
+
 def checked(raw: Mapping[str, Any]) -> Recipe:
     """A recipe from plain values; raises BadInput, and UnknownName for a key, rule, method or argument there is not."""
     spelt = spelt_out(raw)
@@ -55,8 +64,15 @@ def checked(raw: Mapping[str, Any]) -> Recipe:
     known("training argument called", recipe.train, {f.name for f in dataclasses.fields(TrainingArguments)}, OURS)
     check_arguments(recipe.train)
     method = recipe.method
+    if method.name in ELSEWHERE:
+        raise BadInput(
+            f"There is no method {method.name!r}; what goes by that name is method: {ELSEWHERE[method.name]}."
+        )
     known("setting of `keep` called", recipe.keep.settings, {*Keep.model_fields, *settings_of(Governor)})
+    if elsewhere := [key for key in method.arguments if key in SAID and SAID[key].strip("`") in knobs_of(method.name)]:
+        raise BadInput(f"PEFT's `{elsewhere[0]}` is {SAID[elsewhere[0]]} here. Write that under `method`.")
     known(f"argument of the method {method.name!r} called", method.arguments, knobs_of(method.name))
+    check_types(method.arguments, types_of(methods.hints(method.name)), "method")
     for entry in recipe.rules:
         for name, arguments in entry.items():
             _check_rule(name, arguments)

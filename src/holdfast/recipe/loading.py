@@ -11,9 +11,11 @@ from typing import Any
 import yaml
 
 from holdfast._errors import BadInput, UnknownName
+from holdfast.adapters.presets import PRESETS
 from holdfast.governor import Governor
 from holdfast.recipe.checking import checked, knobs_of, settings_of
 from holdfast.recipe.schema import Keep, Recipe
+from holdfast.recipe.training import learning_rate
 from holdfast.rule import rules
 
 
@@ -96,6 +98,9 @@ def overridden(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(path.split(".")):
         raise BadInput(f"{override!r} is no override. Write the key, an equals sign and the value: train.max_steps=50")
     whole = dict(raw)
+    if path == "method.preset" and isinstance(whole.get("method"), Mapping):  # what is typed last wins
+        said = PRESETS.get(text, {})
+        whole["method"] = {key: value for key, value in whole["method"].items() if key not in said}
     _put(whole, path.split("."), _value(text, override), override)
     return whole
 
@@ -145,7 +150,8 @@ def _chosen(names: Sequence[str], key: str, path: Sequence[str]) -> int:
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
     """The recipe with every default written out, so that it means the same to a later version."""
-    return written_out(recipe.model_dump(mode="json"))
+    whole = written_out(recipe.model_dump(mode="json"))
+    return {**whole, "train": {"learning_rate": learning_rate(recipe), **whole["train"]}}
 
 
 def written_out(whole: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 import transformers
 from peft import PeftModel
 
-from holdfast import __version__, checkpoint
+from holdfast import __version__, checkpoint, tiny
 from holdfast.adapters.quantised import write_settings
+from holdfast.adapters.stored import CONFIG
+from holdfast.evaluation.plain import write_json
 from holdfast.params.heads import classifies, unwrapped
 from holdfast.training import Trainer
 
@@ -29,9 +32,17 @@ def write_final(trainer: Trainer, card: str, folder: Path) -> None:
         if first:
             (staging / PICKLE).unlink(missing_ok=True)
             write_settings(trainer.model, staging)
+            _name_base(staging / CONFIG)
             if classifies(trainer.model) and isinstance(trainer.model, PeftModel):  # an adapter knows no labels
                 cast(Any, unwrapped(trainer.model)).config.save_pretrained(staging)
             (staging / "README.md").write_text(card, encoding="utf-8")
+
+
+def _name_base(config: Path) -> None:
+    """In an adapter's config, the embedded base by its name: where it lies differs from one machine to the next."""
+    told = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    if told.get("base_model_name_or_path") == str(tiny.MODEL):
+        write_json({**told, "base_model_name_or_path": "tiny"}, config)
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ from holdfast.recipe.model import outlined, parameters
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Guarded, Texts
-from holdfast.recipe.training import steps, training_arguments
+from holdfast.recipe.training import learning_rate, steps, training_arguments
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
 from holdfast.rule import rules
@@ -133,6 +133,8 @@ def _said(recipe: Recipe) -> Table:
     lines = [("learnt", f"{recipe.learn.data}, in rows of {recipe.learn.length} tokens")]
     lines += [("kept", f"{name}, {_budget(keep.budget_of(name), keep.govern)}") for name in keep.texts]
     lines.append(("method", _named(method.pop("name"), method)))
+    own = "" if "learning_rate" in recipe.train else ", the method's own"
+    lines.append(("learning rate", f"{learning_rate(recipe):g}{own}"))
     lines += [("rule", _named(name, {**_strength(name), **given})) for name, given in _rules(recipe)]
     lines.append(("output", recipe.output))
     before = ""

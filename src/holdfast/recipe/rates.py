@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Rates:
     `learnt` holds pairs (rate, change of the loss on the new text), smoothed and beside the base's loss on the same
     rows, so that easy and hard batches do not count; `kept` for each kept text pairs (rate, change of its loss), all in
     nats per token. `steepest` is the rate at which the new loss falls fastest, `lowest` where it is least, and
-    `forgets` the first rate at which some kept text has risen by `NOTICED`; None where none has.
+    `forgets` the first rate at which some kept text has risen by `NOTICED`, None where none has; `inside` the highest
+    rate at which no text had yet risen beyond its budget, None without budgets.
     """
 
     learnt: list[tuple[float, float]]
@@ -50,6 +51,7 @@ class Rates:
     steepest: float
     lowest: float
     forgets: float | None
+    inside: float | None = None
 
     @property
     def suggested(self) -> float:
@@ -64,6 +66,7 @@ class Rates:
                 "steepest": self.steepest,
                 "lowest": self.lowest,
                 "forgets": self.forgets,
+                "inside": self.inside,
                 "learnt": self.learnt,
                 "kept": self.kept,
             }
@@ -115,7 +118,9 @@ def find_rates(recipe: Recipe, *, count: int = 100, progress: Progress | None = 
         if loss > DIVERGED:
             break
     run.end()
-    return _found(learnt, rises)
+    found = _found(learnt, rises)
+    budgets = {name: recipe.keep.budget_of(name) for name in kept}
+    return replace(found, inside=_inside(rises, {n: math.log1p(b) for n, b in budgets.items() if b is not None}))
 
 
 class _Smooth:
@@ -153,6 +158,13 @@ def _found(learnt: list[tuple[float, float]], rises: dict[str, list[tuple[float,
     )  # fmt: skip
 
 
+def _inside(rises: Mapping[str, Sequence[tuple[float, float]]], limits: Mapping[str, float]) -> float | None:
+    """The last rate before any text left its budget, in nats."""
+    looks = [(rate, rise <= limits[name]) for name, pairs in rises.items() if name in limits for rate, rise in pairs]
+    broken = min((rate for rate, fits in looks if not fits), default=math.inf)
+    return max((rate for rate, _ in looks if rate < broken), default=None)
+
+
 def rates_told(found: Mapping[str, Any]) -> list[str]:
     """What was found, in sentences."""
     said = [
@@ -160,5 +172,10 @@ def rates_told(found: Mapping[str, Any]) -> list[str]:
         f"To begin with: train.learning_rate={found['suggested']:.1e}",
     ]
     if found["forgets"] is not None:
-        said.append(f"A kept text has risen by {NOTICED:g} nats by {found['forgets']:.1e}: hold it back from there on.")
+        said.append(
+            f"A kept text has risen by {NOTICED:g} nats by {found['forgets']:.1e}: from there on rules (replay, "
+            "distill, ewc) have to hold it back."
+        )
+    if found.get("inside") is not None and found["inside"] < found["suggested"]:
+        said.append(f"Without rules, the budgets are kept up to {found['inside']:.1e} in so few steps.")
     return said

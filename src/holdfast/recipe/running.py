@@ -119,11 +119,14 @@ def run(
             peak = Peak(args.device)
             stopped = _trained(trainer, resume, journal)
             seconds = journal.seconds
+            early = _stopped_early(recipe, trainer)
+            if early is not None:
+                journal({"step": trainer.state.global_step, "kind": "note", "text": early})
         if trainer.interrupted and stopped is None:
             return Result(folder, None)
         say({"kind": "stage", "text": "measuring what was learnt and kept"})
         facts = {
-            "stopped": str(stopped or "") or getattr(trainer.run, "stopped", None),
+            "stopped": str(stopped or "") or getattr(trainer.run, "stopped", None) or early,
             "seconds": round(seconds, 1),
             "memory": peak.told(),
         }
@@ -264,6 +267,18 @@ def _trained(trainer: Trainer, resume: bool, journal: Journal) -> TrainingStoppe
         journal({"step": step, "kind": "note", "text": str(error)})
         return error
     return None
+
+
+def _stopped_early(recipe: Recipe, trainer: Trainer) -> str | None:
+    """What early stopping decided, in words; None where all steps were made."""
+    early, state = recipe.early_stopping, trainer.state
+    if early is None or trainer.interrupted or state.global_step >= state.max_steps:
+        return None
+    best = Path(str(state.best_model_checkpoint)).name.rpartition("-")[2]
+    return (
+        f"{early.metric} got no better for {early.patience} looks, so training ended after step {state.global_step} of "
+        f"{state.max_steps}; what is left are the weights of step {best}."
+    )
 
 
 # After --------------------------------------------------------------------------------------------------------------

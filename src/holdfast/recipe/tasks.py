@@ -24,6 +24,11 @@ def check_task(recipe: Recipe, model: Any, trained: Any) -> None:
         _check_classifier(recipe, trained)
     elif getattr(model.config, "is_encoder_decoder", False):
         _check_pairs(recipe)
+    elif type(model).__name__.endswith("ForMaskedLM"):
+        raise Unsupported(
+            "This base reads text from both sides and writes none, so it can be taught labels alone: `learn: {task: "
+            "classify}`, with `keep: {probe: none}`."
+        )
 
 
 def check_trained(recipe: Recipe, model: Any) -> None:

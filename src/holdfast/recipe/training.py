@@ -31,6 +31,12 @@ SHORT = 500
 """Runs of fewer steps write no checkpoints unless asked (or interrupted); others as often as Hugging Face does."""
 
 
+def learning_rate(recipe: Recipe) -> float:
+    """The recipe's own, or else the method's multiple of full fine-tuning's."""
+    told = recipe.train.get("learning_rate")
+    return FULL_RATE * methods.traits(recipe.method.name).rate if told is None else float(told)
+
+
 def training_arguments(recipe: Recipe, rows: int, folder: Path) -> TrainingArguments:
     """Hugging Face's arguments and defaults, with our own logging; raises BadInput for values that they refuse."""
     ours: dict[str, Any] = {
@@ -68,8 +74,8 @@ def _best_kept(args: TrainingArguments, early: EarlyStopping | None, count: int)
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:
     """What follows from the method and the schedule where the recipe does not say it."""
-    traits, wanted = methods.traits(recipe.method.name), recipe.train
-    found: dict[str, Any] = {"learning_rate": traits.rate * FULL_RATE}
+    wanted = recipe.train
+    found: dict[str, Any] = {"learning_rate": learning_rate(recipe)}
     if wanted.get("lr_scheduler_type") in FLOORED:
         found["lr_scheduler_kwargs"] = {"min_lr_rate": FLOOR}
     return found

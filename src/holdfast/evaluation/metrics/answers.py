@@ -147,7 +147,7 @@ def _continued(
     stopping = StoppingCriteriaList([Stopped(tokenizer, first, stop)] if stop else [])
     with plain_settings(model, plain):
         made: Tensor = model.generate(  # type: ignore[operator]
-            ids,
+            input_ids=ids,
             attention_mask=mask,
             generation_config=plain,
             stopping_criteria=stopping,
