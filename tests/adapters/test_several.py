@@ -378,7 +378,7 @@ def test_modules_that_train_whole_are_each_adapter_s_own() -> None:
         ("train", "lora", BadInput, "Take another name"),
         ("new", "lorra", UnknownName, "lora"),
         ("new", "full", Unsupported, "adds nothing"),
-        ("new", {"lora": {}, "full": {}}, BadInput, "one name"),
+        ("new", {"lora": {}, "full": {}}, BadInput, "its name or a mapping"),
         ("new", {"lora": {"init": "pissa"}}, Unsupported, "start"),
         ("new", LoraConfig(init_lora_weights="olora", target_modules=["q_proj"]), Unsupported, "change the base"),
         ("new", LoraConfig(bias="all", target_modules=["q_proj"]), Unsupported, "change the base"),

@@ -188,9 +188,8 @@ def test_a_run_that_stops_early_ends_with_its_best_weights(tmp_path: Path) -> No
     result = run(asked)
     assert result.certificate is not None and result.certificate["steps"] == 6
     assert "ended after step 6 of 40; what is left are the weights of step 2" in result.certificate["stopped"]
-    assert any(
-        "got no better" in line.get("text", "") for line in map(json.loads, (result.folder / "log.jsonl").open())
-    )
+    lines = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
+    assert any("got no better" in line.get("text", "") for line in lines)
     state = json.loads((result.folder / "checkpoint-6" / "trainer_state.json").read_text())
     looks = {line["step"]: line["eval_self_loss"] for line in state["log_history"] if "eval_self_loss" in line}
     assert looks[2] < looks[4] and looks[2] < looks[6]
