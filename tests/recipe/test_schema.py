@@ -113,6 +113,7 @@ def test_a_preset_stands_for_a_method_and_what_is_said_beside_it_wins(tmp_path: 
     assert method(preset="xlarge", targets="attention") == {
         "name": "lora", "rank": 32, "alpha": 64, "targets": "attention",
     }  # fmt: skip
+    assert method(preset="forgets-least", rank=4) == {"name": "adalora", "rank": 4, "targets": "mlp"}
     assert method(preset="large", rank=2) == {"name": "lora", "rank": 2}
     with pytest.raises(UnknownName, match="medium"):
         method(preset="mediun")

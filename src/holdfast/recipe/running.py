@@ -149,8 +149,10 @@ def _prepared(recipe: Recipe, folder: Path, resume: bool) -> Iterator[None]:
         (folder / "recipe.yaml").write_text(dump(resolved(recipe)), encoding="utf-8")
     try:
         yield
-    except (BadInput, Unsupported, KeyboardInterrupt):
-        if not resume and first() and not checkpoint.checkpoints(folder) and not (folder / "final").exists():
+    except BaseException as error:
+        told = (folder / "log.jsonl").is_file() and not isinstance(error, BadInput | Unsupported | KeyboardInterrupt)
+        left = told or checkpoint.checkpoints(folder) or (folder / "final").exists()
+        if not resume and first() and not left:
             shutil.rmtree(folder, ignore_errors=True)  # nothing began: the same command works once the fault is mended
         raise
 
