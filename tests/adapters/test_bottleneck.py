@@ -223,6 +223,7 @@ def test_gradient_checkpointing_changes_no_gradient(arch: str, reentrant: bool) 
         torch.testing.assert_close(found[1][path], gradient, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_compiled_it_says_the_same() -> None:
     wrapped = awake(bottleneck(build("llama"), style="houlsby", size=4))
     compiled = torch.compile(wrapped, backend="eager", fullgraph=True)

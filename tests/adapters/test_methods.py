@@ -14,7 +14,7 @@ from transformers import TrainingArguments, default_data_collator
 
 from holdfast._errors import BadInput, HoldfastError, UnknownName, UnmatchedSelect
 from holdfast.adapters.method import GIVEN, methods
-from holdfast.adapters.named import OURS
+from holdfast.adapters.named import OURS as OWN_FILES
 from holdfast.adapters.wrapping import Unplanned
 from holdfast.base import load_base
 from holdfast.before import unprompted
@@ -78,6 +78,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 OTHER_INPUTS = {"cartridge", "cpt", "multitask_prompt_tuning", "poly", "shadow", "xlora"}
 """Methods of PEFT that need more than a model and rows: task numbers, other adapters, a second model, a first pass."""
 
+OURS = ("full", "lora", "adalora", "prompt", "ptuning", "ia3", "ln", "shira", "osf", "bottleneck")
+EACH = [case if case.startswith(OURS) else pytest.param(case, marks=pytest.mark.slow) for case in SETTINGS]
+"""All of them; those that are PEFT's alone only where all tests are run."""
+
 REWRITING = {"full", "osf", "lora pissa", "lora olora"}
 """Methods that put other values in the place of the base's weights at the start, or train those weights."""
 MORE = {"prompt", "ptuning", "ptuning2", "ptuning2 projected"}
@@ -95,7 +99,7 @@ RATE = {
 
 def test_every_method_of_the_installed_peft_has_an_example() -> None:
     assert {name.split()[0] for name in SETTINGS} | OTHER_INPUTS | {"qlora"} == set(methods.names())
-    assert len(methods.names()) > 40 and {name.lower() for name in OURS} & set(methods.names())
+    assert len(methods.names()) > 40 and {name.lower() for name in OWN_FILES} & set(methods.names())
 
 
 def made(case: str, model: nn.Module | None = None, seed: int = 0) -> Any:
@@ -112,7 +116,7 @@ def base_of(model: Any) -> dict[str, Tensor]:
     return {n: p for n, p in names.items() if n in bare}
 
 
-@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize("case", EACH)
 def test_it_starts_as_the_base_learns_and_leaves_the_base_alone(case: str) -> None:
     model = made(case).train()
     start = build("llama")
@@ -148,7 +152,7 @@ def learnt(case: str, model: Any, steps: int = 8) -> list[float]:
         return [found[0], float(model.eval()(**BATCH).loss)]
 
 
-@pytest.mark.parametrize("case", [case for case in SETTINGS if case != "full"])
+@pytest.mark.parametrize("case", [case for case in EACH if case != "full"])
 def test_what_was_saved_peft_alone_loads_with_equal_logits(case: str, tmp_path: Path) -> None:
     model = made(case)
     learnt(case, model, steps=3)
@@ -177,7 +181,7 @@ def test_the_seed_alone_says_what_is_drawn(case: str) -> None:
     assert torch.equal(one, again) and (len(one) != len(other) or not torch.equal(one, other))
 
 
-@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize("case", EACH)
 def test_a_model_without_values_says_what_would_train(case: str) -> None:
     try:
         planned = made(case, from_config(build("llama").config))
@@ -253,7 +257,11 @@ def test_these_are_the_names_that_are_given() -> None:
     assert set(GIVEN) < taken
 
 
-SAVED = sorted(set(SETTINGS) - {"full", "pvera"})
+QUICK = ("adalora", "prompt", "ptuning", "ptuning2 projected", "osf", "bottleneck")
+SAVED = [
+    case if case in QUICK else pytest.param(case, marks=pytest.mark.slow)
+    for case in SETTINGS if case not in ("full", "pvera")
+]  # fmt: skip
 """pVeRA draws noise in training from a generator of its own, which nothing saves."""
 
 

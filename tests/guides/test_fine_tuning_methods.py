@@ -775,6 +775,7 @@ def test_a_mixture_of_trained_experts_teaches_its_router_alone(tmp_path: Path) -
         FutureFineTuning.mixture_of_experts(build("llama"), [tmp_path / "a", tmp_path / "other"])
 
 
+@pytest.mark.slow
 def test_architectures_are_searched(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     recipe = values(tmp_path)

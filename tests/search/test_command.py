@@ -21,6 +21,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_three_trials_and_what_is_said_of_them(file: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("methods: [full, lora]\nrate: [0.5, 2]\n", "utf-8")

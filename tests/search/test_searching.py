@@ -115,6 +115,7 @@ def load_values(found: Found) -> dict[str, Any]:
     return small(found.folder.parent)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_is_noted_and_the_search_goes_on(
     found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_recipe_that_fails_itself_ends_the_search_and_leaves_nothing(tmp_path:
     assert not (tmp_path / "search").exists()
 
 
+@pytest.mark.slow
 def test_when_the_time_is_up_a_run_stops_at_its_next_step_and_waits(found: Found, tmp_path: Path) -> None:
     given: dict[str, Any] = {"seed": SEED, "folder": tmp_path / "search", "space": wanted()}
     steps: list[int] = []

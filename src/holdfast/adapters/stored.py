@@ -44,6 +44,8 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
         adapted: Any = aligned(PeftModel.from_pretrained(model, place, is_trainable=trainable))
     except (RuntimeError, ValueError, LookupError) as error:
         raise BadInput(f"The adapter in {place} does not fit its base {named}: {error}") from error
+    for config in adapted.peft_config.values():  # PEFT looks there when it saves, and may ask the Hub for another name
+        config.base_model_name_or_path = base.model.name_or_path
     parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     return Base(adapted, base.tokenizer, str(folder), digest)
