@@ -20,6 +20,7 @@ FLOORS = (
     ("dial", "search", "export", "generation"),
     ("recipe",),
     ("training", "governor", "loop"),
+    ("saving",),
     ("strategies", "remedies", "budget"),
     ("adapters", "evaluation", "snapshots"),
     ("run", "run_folder"),

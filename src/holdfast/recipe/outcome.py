@@ -86,6 +86,7 @@ def model_card(certificate: Mapping[str, Any], recipe: str, adapter: bool) -> st
             f"{certificate['seed']}) from `{certificate['base']['name']}` (SHA-256 of config and weights: "
             f"`{certificate['base']['digest']}`).",
             *stopped,
+            "",
             "## Learnt",
             "",
             "| text | perplexity [95 %] | gain, nats per token [95 %] | documents |",

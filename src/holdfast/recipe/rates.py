@@ -17,8 +17,8 @@ from holdfast._errors import BadInput, TrainingStopped
 from holdfast.data.rows import Row, collate
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.plain import finite
+from holdfast.recipe.callbacks import Progress
 from holdfast.recipe.model import for_task, opened, trainable
-from holdfast.recipe.running import Progress
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Texts
 from holdfast.recipe.training import steps, training_arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,10 +15,8 @@ from typing import Any, cast
 
 from peft import PeftModel
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PrinterCallback,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -38,6 +36,7 @@ from holdfast.evaluation.samples import continuations, opening
 from holdfast.evaluation.suites import Suite
 from holdfast.params.heads import classifies, speaker
 from holdfast.recipe.building import built_rules
+from holdfast.recipe.callbacks import Early, Progress, Steps, stopped_early
 from holdfast.recipe.classifying import CONSTANT, judged, likeliest, padding, said
 from holdfast.recipe.comparing import chosen, write_evaluation
 from holdfast.recipe.folder import check_folder, first
@@ -53,9 +52,6 @@ from holdfast.recipe.training import LEARNT, steps, training_arguments
 from holdfast.training import Trainer
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[Mapping[str, Any]], None]
-"""Is told what goes on: {"kind": "stage", "text"}, {"kind": "step", "step", "of"}, and each line of the journal."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def run(
             peak = Peak(args.device)
             stopped = _trained(trainer, resume, journal)
             seconds = journal.seconds
-            early = _stopped_early(recipe, trainer)
+            early = stopped_early(recipe, trainer)
             if early is not None:
                 journal({"step": trainer.state.global_step, "kind": "note", "text": early})
         if trainer.interrupted and stopped is None:
@@ -216,24 +212,6 @@ def _continued(recipe: Recipe, base: Base, model: Any, prompts: list[tuple[str, 
 # Training -----------------------------------------------------------------------------------------------------------
 
 
-class _Early(EarlyStoppingCallback):
-    """The library's, which is asked once for each text and looks at the one that it stops by."""
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        if args.metric_for_best_model in metrics:
-            super().on_evaluate(args, state, control, metrics, **kwargs)  # type: ignore[no-untyped-call]
-
-
-class _Steps(TrainerCallback):
-    """Tells the progress display of each step."""
-
-    def __init__(self, say: Progress, count: int):
-        self.say, self.count = say, count
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.say({"kind": "step", "step": state.global_step, "of": self.count})
-
-
 def _trainer(
     recipe: Recipe, base: Base, model: Any, texts: Texts, args: TrainingArguments, sinks: list[Progress], count: int
 ) -> Trainer:
@@ -253,10 +231,10 @@ def _trainer(
         sinks=sinks,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Steps(sinks[-1], count))
+    trainer.add_callback(Steps(sinks[-1], count))
     if recipe.early_stopping is not None:
         early = recipe.early_stopping
-        trainer.add_callback(_Early(early.patience, early.threshold))
+        trainer.add_callback(Early(early.patience, early.threshold))
     return trainer
 
 
@@ -269,18 +247,6 @@ def _trained(trainer: Trainer, resume: bool, journal: Journal) -> TrainingStoppe
         journal({"step": step, "kind": "note", "text": str(error)})
         return error
     return None
-
-
-def _stopped_early(recipe: Recipe, trainer: Trainer) -> str | None:
-    """What early stopping decided, in words; None where all steps were made."""
-    early, state = recipe.early_stopping, trainer.state
-    if early is None or trainer.interrupted or state.global_step >= state.max_steps:
-        return None
-    best = Path(str(state.best_model_checkpoint)).name.rpartition("-")[2]
-    return (
-        f"{early.metric} got no better for {early.patience} looks, so training ended after step {state.global_step} of "
-        f"{state.max_steps}; what is left are the weights of step {best}."
-    )
 
 
 # After --------------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text as Words
 
 from holdfast._errors import BadInput
+from holdfast.recipe.callbacks import Progress
 from holdfast.recipe.loading import load
-from holdfast.recipe.running import Progress, run
+from holdfast.recipe.running import run
 from holdfast.rule import rules
 
 

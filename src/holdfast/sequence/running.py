@@ -18,9 +18,10 @@ from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.data.rows import Rows
 from holdfast.evaluation.report import FORMATS, write_sequence_report
+from holdfast.recipe.callbacks import Progress
 from holdfast.recipe.loading import dump, parse, written_out
 from holdfast.recipe.model import opened, placed
-from holdfast.recipe.running import Progress, Result
+from holdfast.recipe.running import Result
 from holdfast.recipe.running import run as run_recipe
 from holdfast.recipe.schema import Recipe
 from holdfast.remedies.buffer import Reservoir
