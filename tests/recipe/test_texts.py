@@ -10,10 +10,11 @@ import pytest
 
 from holdfast._errors import BadInput
 from holdfast.base import Base, load_base
+from holdfast.data.formats import Completion
 from holdfast.data.quality import repetition
 from holdfast.data.rows import Row
 from holdfast.recipe import load
-from holdfast.recipe.texts import Texts
+from holdfast.recipe.texts import Texts, held_out
 from tests.recipe.small import recipe
 
 
@@ -111,3 +112,12 @@ def test_no_rule_reads_what_measures_the_run(base: Base, tmp_path: Path) -> None
     for found in (texts.source(str(copy)), Texts(recipe(tmp_path, f"learn.data={copy}"), base).learn[0]):
         rows = [row["input_ids"] for row in found]
         assert rows and not passages & {tuple(row[i : i + 20]) for row in rows for i in range(len(row) - 19)}
+
+
+def test_records_that_are_left_out_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A record that stands both in the held tenth and among the lessons would make the learning look better."""
+    records = [Completion(f"Say {i % 40}.", f" {i % 40}") for i in range(60)]
+    rest, held = held_out(records, 0.2, 0)
+    lost = 60 - len(rest) - len(held)
+    assert lost > 0 and f"{lost} of 60 records are the same" in caplog.text
+    assert not {r.prompt for r in rest} & {r.prompt for r in held}  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +21,8 @@ from holdfast.recipe.classifying import Classes, classes
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import classifying
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("control", "audit")
 
@@ -170,6 +173,11 @@ def held_out(records: Sequence[Record], share: float, seed: int) -> tuple[list[R
     """The records without a share of their documents, and that share."""
     cut = pieces(records, 2)
     dealt = split(cut, {"held": share, "rest": 1 - share}, seed)
+    if len(cut) == len(records) and (lost := len(cut) - len(dealt["rest"]) - len(dealt["held"])):
+        logger.warning(
+            "%d of %d records are the same as records that are held back to measure the learning, and were left out. "
+            "Give other data under `learn.evaluation` to learn from all of them.", lost, len(cut),
+        )  # fmt: skip
     if len(cut) > len(records):  # blocks of long texts: nothing ended where they were cut
         whole = "\n\n".join(record.text for record in dealt["rest"] if isinstance(record, Text))
         dealt["rest"] = [Text(whole), *(record for record in dealt["rest"] if not isinstance(record, Text))]
