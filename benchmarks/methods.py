@@ -37,11 +37,10 @@ from typing import Any
 
 import torch
 import transformers
-from methods_picture import picture
 from overhead import KEEPS, InTurn, ratios, resident
 from overhead import raced as in_turns
 from peft import PeftModel, get_peft_model
-from record import RESULTS, keep, show, verdict
+from record import keep, show, verdict
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as hf_logging
@@ -360,7 +359,6 @@ def main() -> int:
         fronts = {name: front([r for r in summary if r["task"] == name]) for name in FILES}
         found = {"rates": rates, "summary": summary, "front": fronts, "cost": costs, "gpu": on_gpu()}
         keep("methods.json", steps=STEPS, about=ABOUT, **found)
-        picture(summary, fronts, RESULTS / "methods.png")
     print(verdict(missed, "each step takes at most 1.02 times as long as with PEFT and transformers alone"))
     return bool(missed)
 

@@ -10,17 +10,23 @@ from matplotlib.figure import Figure
 
 from holdfast.evaluation.report.drawing import FAINT, INK, colour, picture_file, style, write
 
+PLANE, NAMES = 5.2, 2.6
+"""Inches of a plane, and of the names at the side."""
+
 
 def picture(summary: list[dict[str, Any]], fronts: dict[str, list[str]], file: Path) -> None:
     """One plane for each task, methods by number, the front as a line; the numbers are told at the side."""
     cases = list(dict.fromkeys(row["case"] for row in summary))
     with style():
-        figure = Figure(figsize=(5.2 * len(fronts) + 3.0, 5.4), layout="constrained")
+        width = PLANE * len(fronts) + NAMES
+        figure = Figure(figsize=(width, 5.4), layout="constrained")
+        edge = PLANE * len(fronts) / width
+        figure.get_layout_engine().set(rect=(0, 0, edge, 1))  # type: ignore[union-attr]
         planes = figure.subplots(1, len(fronts), squeeze=False)[0]
         for axes, (task, front) in zip(planes, fronts.items(), strict=True):
             _plane(axes, task, [row for row in summary if row["task"] == task], cases, front)
         told = "\n".join(f"{i:2}  {case}" for i, case in enumerate(cases, 1))
-        figure.text(1.0, 0.5, told, ha="left", va="center", fontsize=8, color=INK, family="monospace")
+        figure.text(edge, 0.5, told, ha="left", va="center", fontsize=8, color=INK, family="monospace")
         write(figure, picture_file(file))
 
 

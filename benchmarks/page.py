@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from methods_picture import picture
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CHOOSING, METHODS = PAGE.with_name("choosing.md"), PAGE.with_name("methods.md")
@@ -248,5 +250,8 @@ def choosing(text: str) -> str:
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
     CHOOSING.write_text(choosing(CHOOSING.read_text("utf-8")), encoding="utf-8")
+    if (measured := RESULTS / "methods.json").is_file():
+        found = json.loads(measured.read_text("utf-8"))
+        picture(found["summary"], found["front"], METHODS.with_suffix(".png"))
     METHODS.write_text(described(METHODS.read_text("utf-8")), encoding="utf-8")
     print(f"PASS: wrote {PAGE} and the figures of {CHOOSING} and {METHODS}")
