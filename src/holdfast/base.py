@@ -104,6 +104,11 @@ def load_tokenizer(
     return _tokenizer(_folder(name, revision, patterns), name, trust_remote_code)
 
 
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer whose files lie in a folder, whatever else does; raises BadInput."""
+    return _tokenizer(folder, folder, False)
+
+
 def _folder(name: str | Path, revision: str | None, patterns: Sequence[str]) -> Path:
     """Where the files of a base lie, after fetching them from the Hub if the name is neither `tiny` nor a folder."""
     folder = tiny.MODEL if name == "tiny" else Path(name).expanduser()

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -17,9 +18,10 @@ from holdfast import checkpoint
 from holdfast.adapters.wrapping import encoded
 from holdfast.run import Run
 from holdfast.run_folder import RunFolder, Saved
+from holdfast.vocabulary.rows import alone, embedding_of, folded
 
 TRAINED = "trained.safetensors"
-"""In a checkpoint whose adapter, as PEFT saves it, is not all that trained."""
+"""In a checkpoint whose model or adapter, as transformers and PEFT save it, is not all that trained."""
 
 
 class CheckpointsMixin:
@@ -59,7 +61,7 @@ class CheckpointsMixin:
         try:
             with self._folder.published(self._staging / folder.name, folder) as staged:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-                if self.args.should_save and encoded(self.model):
+                if self.args.should_save and self._keeps_trained:
                     save_file({n: p.detach().contiguous() for n, p in self.run.tensors.items()}, staged / TRAINED)
                 self._repoint(staged, folder)
                 self._folder.write(staged, {"stateless": self.run.stateless, **self.run.state()})
@@ -70,6 +72,21 @@ class CheckpointsMixin:
         best = self.state.best_model_checkpoint
         if self.args.should_save:
             checkpoint.rotate(place, self.args.save_total_limit, Path(best) if best else None)
+
+    @property
+    def _keeps_trained(self) -> bool:
+        """Whether a checkpoint holds a copy of all that trains; shards are kept by accelerate."""
+        return encoded(self.model) or (embedding_of(self.model) is not None and not self._is_sharded)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """A model with new rows is written as a plain one; where they alone train, they are written elsewhere."""
+        model: Any = self.model
+        if isinstance(model, PeftModel) or embedding_of(model) is None:
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+        elif not alone(model):
+            super()._save(output_dir, folded(model, state_dict))  # type: ignore[misc]
+        elif self.args.should_save and (tokenizer := self.processing_class) is not None:  # type: ignore[attr-defined]
+            tokenizer.save_pretrained(output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """What PEFT saves of a prompt that a network makes is the prompt alone; training goes on with the network."""

@@ -1,4 +1,4 @@
-"""Adapters in folders: how a base is loaded with one on it, as it was while the adapter learnt."""
+"""Adapters and new rows in folders: how a base is loaded with them on it, as it was while they learnt."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from holdfast._errors import BadInput
 from holdfast.adapters.head import classifier, labels_of
 from holdfast.adapters.quantised import SETTINGS, read_settings
 from holdfast.adapters.wrapping import aligned
-from holdfast.base import Base, load_base
+from holdfast.base import Base, load_base, read_tokenizer
+from holdfast.vocabulary import stored as new_rows
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any) -> Base:
-    """A base with the adapter in `folder` on it, as a run's `final/` holds it; any other folder or name is a base.
+    """A base with what is in `folder` on it (an adapter, new rows of its vocabulary), as a run's `final/` holds it.
+
+    Any other folder or name is a base.
 
     With `trainable` the adapter can go on learning; `loading` as for `load_base`. A base that was quantised while the
     adapter learnt is quantised again. The digest changes with the base and with the adapter.
@@ -29,7 +32,7 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
     """
     place = Path(folder)
     if not (place / CONFIG).is_file():
-        return load_base(folder, **loading)
+        return _with_rows(place, **loading) if new_rows.there(place) else load_base(folder, **loading)
     if not (place / WEIGHTS).is_file():
         raise BadInput(f"{place} has a {CONFIG} but no {WEIGHTS}. Save the adapter again with `model.save_pretrained`.")
     settings = json.loads((place / CONFIG).read_text("utf-8"))
@@ -38,7 +41,7 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
         raise BadInput(f"{place / CONFIG} does not say which base the adapter belongs to (base_model_name_or_path).")
     if (place / SETTINGS).is_file():
         loading = {"quantization": read_settings(place), **loading}
-    base = load_base(named, **loading)
+    base = _with_rows(place, **loading) if new_rows.there(place) else load_base(named, **loading)
     model = _with_head(base, place) if settings.get("task_type") == "SEQ_CLS" else base.model
     try:
         adapted: Any = aligned(PeftModel.from_pretrained(model, place, is_trainable=trainable))
@@ -49,6 +52,14 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
     parts = [base.digest.encode(), (place / CONFIG).read_bytes(), (place / WEIGHTS).read_bytes()]
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     return Base(adapted, base.tokenizer, str(folder), digest)
+
+
+def _with_rows(place: Path, **loading: Any) -> Base:
+    """The base that new rows belong to, with them and their tokenizer."""
+    base, tokenizer = load_base(new_rows.read_base(place), **loading), read_tokenizer(place)
+    new_rows.lay_stored(base.model, tokenizer, place)
+    digest = hashlib.sha256(base.digest.encode() + new_rows.digest(place)).hexdigest()
+    return Base(base.model, tokenizer, str(place), digest)
 
 
 def _with_head(base: Base, place: Path) -> Any:

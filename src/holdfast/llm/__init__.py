@@ -36,6 +36,7 @@ from holdfast.llm.tuning.tasks import TextClassificationFinetuning, TextGenerati
 from holdfast.llm.tuning.training import DataProcessor, TrainingPipeline
 from holdfast.llm.tuning.troubles import CatastrophicForgettingHandler, OverfittingHandler
 from holdfast.llm.tuning.watching import ModelAnalyzer, PerformanceMonitor
+from holdfast.vocabulary.extend import TokenExtender
 
 __all__ = [
     "Adapter",
@@ -79,6 +80,7 @@ __all__ = [
     "SimpleImportanceEstimator",
     "TextClassificationFinetuning",
     "TextGenerationFinetuning",
+    "TokenExtender",
     "TrainingPipeline",
     "UpdateHistory",
     "UpdateStrategy",

@@ -134,10 +134,13 @@ RULES: dict[type[nn.Module], Rule] = {nn.Linear: _linear, Conv1D: _conv1d, nn.Em
 
 
 def rule_of(module: nn.Module) -> Rule | None:
-    """The rule of a layer, by its type, or by structure for the many norms; None where there is none.
+    """The rule of a layer: its own `use`, by its type, or by structure for the many norms; None where there is none.
 
     A rule takes the call, the parameter's name and the gradient of the output [B, T, features], and gives the use.
     """
+    own: Rule | None = getattr(type(module), "use", None)
+    if own is not None:
+        return own
     weight = getattr(module, "weight", None)
     if type(module).__name__.endswith("Norm") and isinstance(weight, nn.Parameter) and weight.ndim == 1:
         return _norm

@@ -18,6 +18,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered from the processes that hold parts of it; where it is sharded, all must ask."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def copied(params: Mapping[str, nn.Parameter]) -> Values:
     """A copy of the local values, by name."""
     return {name: local(p).clone() for name, p in params.items()}
