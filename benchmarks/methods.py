@@ -261,8 +261,10 @@ def sides(case: str, shape: dict[str, int], length: int, batch: int, steps: int,
     ours = methods.apply(name, copy.deepcopy(bare), settings, seed=0, steps=steps)
     theirs: Any = bare
     if isinstance(ours, PeftModel):
-        torch.manual_seed(0)
         theirs = get_peft_model(bare, copy.deepcopy(ours.peft_config["default"]))
+        with torch.no_grad():  # both begin alike, also where ours starts otherwise (P-tuning v2, at a text)
+            for there, here in zip(theirs.parameters(), ours.parameters(), strict=True):
+                there.copy_(here)
     data = random_rows(batch, 8, VOCABULARY) + random_rows(batch * steps, length, VOCABULARY)
     made = {}
     for who, kind, model in (("theirs", Theirs, theirs), ("ours", Ours, ours)):
