@@ -45,6 +45,13 @@ def records(path: Path) -> Iterator[Raw]:
 
 
 @contextmanager
+def opened(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
+    """The text of a file in UTF-8, unpacked where its name ends in .gz; raises BadInput where it cannot be read."""
+    with _readable(path), _text(path, newline) as handle:
+        yield handle
+
+
+@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Says in a sentence why a file cannot be read."""
     try:

@@ -165,7 +165,7 @@ def _together(model: nn.Module, trees: Sequence[Tree], pad_id: int, batch_tokens
     firsts = list(accumulate(counts, initial=0))
     rows = [row for i, tree in enumerate(trees) for row in _rows(tree, firsts[i], firsts[-1] + i)]
     total = torch.zeros(firsts[-1] + len(trees), dtype=torch.float64)  # of each branch, then what is told of each tree
-    partial = _takes(model, "logits_to_keep")
+    partial = takes(model, "logits_to_keep")
     with quiet(model) as device:
         dtype = next(model.parameters()).dtype
         bound = bounded(getattr(model, "config", None), batch_tokens, device)
@@ -183,7 +183,7 @@ def _together(model: nn.Module, trees: Sequence[Tree], pad_id: int, batch_tokens
     return np.split(branches + np.repeat(told, counts), firsts[1:-1])
 
 
-def _takes(model: nn.Module, option: str) -> bool:
+def takes(model: nn.Module, option: str) -> bool:
     """Whether the model's forward knows an option by name, under an adapter too."""
     inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return option in inspect.signature(inner.forward).parameters
