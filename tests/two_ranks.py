@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from holdfast import checkpoint
 from holdfast._errors import TrainingStopped, Unsupported
+from holdfast.adapters.method import methods
 from holdfast.remedies.distill import Distill
 from holdfast.remedies.ewc import EWC
 from holdfast.remedies.l2sp import L2SP
@@ -30,7 +31,8 @@ from holdfast.remedies.replay import Replay
 from holdfast.rule import REPLAYED, Batch, Rule
 from holdfast.run import Run
 from holdfast.strategies.frozen import Frozen
-from tests.models import build, lora
+from holdfast.vocabulary.rows import lay, new_rows
+from tests.models import WIDTH, build, lora
 from tests.resumable import figures, made
 from tests.test_every_rule import ROWS, batches
 
@@ -131,6 +133,32 @@ def a_run_is_the_run_of_one_process(wrap: Callable[[Any], nn.Module]) -> None:
             assert all(torch.equal(start[n], t) for n, t in found[-1].items() if ".layers.0." in n)
             run.end()
     assert all(torch.allclose(found[0][n], found[1][n], rtol=1e-4, atol=1e-6) for n in found[0])
+
+
+def extended(tied: bool = True, dropout: float = 0.0) -> Any:
+    """A model whose ids from 80 on are new; the batches hold such ids."""
+    model = build("llama", tied=tied, dropout=dropout)
+    drawn = torch.Generator().manual_seed(1)
+    rows = [torch.randn(21, WIDTH, generator=drawn) for _ in range(2)]
+    lay(model, 80, rows[0], None if tied else rows[1])
+    return methods.apply("rows", model, {})
+
+
+def new_rows_learn_as_in_one_process_and_old_ones_stand_still(wrap: Callable[[Any], nn.Module]) -> None:
+    for tied in (True, False):
+        found = []
+        for kind, of, where in ((wrap, mine, nullcontext()), (plain, all_of, alone())):
+            with where:
+                model = extended(tied)
+                start = {n: p.detach().clone() for n, p in model.named_parameters()}
+                run = begun(kind, [], model)
+                for step in range(4):
+                    run.advance(of(step))
+                found.append(whole(run))
+                moved = {n for n, t in found[-1].items() if not torch.equal(t, start[n])}
+                assert moved == set(new_rows(model)) == {n.removeprefix("module.") for n in run.tensors}
+                run.end()
+        assert all(torch.allclose(found[0][n], found[1][n], rtol=1e-4, atol=1e-6) for n in found[0])
 
 
 def fisher_and_replay_are_those_of_one_process() -> None:
@@ -237,12 +265,13 @@ class SignalOne(TrainerCallback):
 
 def a_signal_to_one_process_stops_all_and_the_run_resumes(folder: Path, **more: Any) -> None:
     """The uninterrupted run, the one that is stopped, and the one that goes on from there."""
+    make = more.pop("make", built)
     given = {"max_steps": 5, "save_strategy": "no", "per_device_train_batch_size": 2, **more}
-    uninterrupted = built(folder / "whole", **given)
+    uninterrupted = make(folder / "whole", **given)
     uninterrupted.train()
-    built(folder / "run", **given, callbacks=[SignalOne()]).train()
+    make(folder / "run", **given, callbacks=[SignalOne()]).train()
     assert [f.name for f in checkpoint.checkpoints(folder / "run")] == ["checkpoint-2"]
-    resumed = built(folder / "run", **given)
+    resumed = make(folder / "run", **given)
     resumed.train(True)
     assert resumed.state.global_step == 5 and figures(resumed) == figures(uninterrupted)
     assert same(whole(resumed.run), whole(uninterrupted.run))
@@ -254,6 +283,11 @@ def built(folder: Path, **given: Any) -> Any:
     host.rules = [r for r in host.rules if not isinstance(getattr(r, "rule", r), EWC)]
     assert any(isinstance(r, Distill) for r in host.rules)
     return host
+
+
+def worded(folder: Path, **given: Any) -> Any:
+    """A trainer of new rows alone."""
+    return made(folder, rules=[], model=extended(dropout=0.1), **given)
 
 
 def main(folder: Path) -> None:
@@ -268,15 +302,20 @@ def main(folder: Path) -> None:
         ready_gradients_are_given_whole(wrap)
         one_loss_that_is_not_a_number_stops_all(wrap)
         processes_draw_different_old_rows_and_agree_on_figures(wrap)
+        new_rows_learn_as_in_one_process_and_old_ones_stand_still(wrap)
     fisher_and_replay_are_those_of_one_process()
     rows_of_ones_own_move_all_copies_alike()
     what_parts_cannot_hold_back_is_refused()
     a_signal_to_one_process_stops_all_and_the_run_resumes(folder / "copies")
+    a_signal_to_one_process_stops_all_and_the_run_resumes(folder / "words", make=worded)
     # Accelerate offers FSDP2 to accelerators only; these two processes pass for such.
     AcceleratorState._reset_state()
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     layout = {"version": 2, "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}
     a_signal_to_one_process_stops_all_and_the_run_resumes(folder / "parts", fsdp=True, fsdp_config=layout)
+    a_signal_to_one_process_stops_all_and_the_run_resumes(
+        folder / "parts of words", make=worded, fsdp=True, fsdp_config=layout
+    )
     distributed.destroy_process_group()
 
 

@@ -20,7 +20,8 @@ def rows(model: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel:
     if not new_rows(model):
         raise BadInput("The method `rows` trains new rows of a vocabulary alone, and there are none. Name new tokens.")
     model.requires_grad_(False)
-    return let_train(model)
+    let_train(model)
+    return model
 
 
 def let_train(model: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ def load_adapted(folder: str | Path, *, trainable: bool = False, **loading: Any)
     if (place / SETTINGS).is_file():
         loading = {"quantization": read_settings(place), **loading}
     base = _with_rows(place, **loading) if new_rows.there(place) else load_base(named, **loading)
+    base = _with_tokens(base, settings, place)
     model = _with_head(base, place) if settings.get("task_type") == "SEQ_CLS" else base.model
     try:
         adapted: Any = aligned(PeftModel.from_pretrained(model, place, is_trainable=trainable))
@@ -60,6 +63,19 @@ def _with_rows(place: Path, **loading: Any) -> Base:
     new_rows.lay_stored(base.model, tokenizer, place)
     digest = hashlib.sha256(base.digest.encode() + new_rows.digest(place)).hexdigest()
     return Base(base.model, tokenizer, str(place), digest)
+
+
+def _with_tokens(base: Base, settings: Mapping[str, Any], place: Path) -> Base:
+    """The base with as many rows as an adapter that brings tokens needs, and with its tokenizer."""
+    told = settings.get("token_indices") or settings.get("trainable_token_indices")
+    lists = list(told.values()) if isinstance(told, Mapping) else [told]
+    last = max((index for ids in lists if isinstance(ids, list) for index in ids), default=-1)
+    if last < 0 or not (place / "tokenizer_config.json").is_file():
+        return base
+    module: Any = base.model
+    if last >= len(module.get_input_embeddings().weight):
+        module.resize_token_embeddings(last + 1, mean_resizing=False)
+    return replace(base, tokenizer=read_tokenizer(place))
 
 
 def _with_head(base: Base, place: Path) -> Any:

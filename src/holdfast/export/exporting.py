@@ -21,9 +21,11 @@ from holdfast.evaluation.plain import write_json
 from holdfast.export.card import card
 from holdfast.export.merging import MergeCheck, check_mergeable, merge
 from holdfast.export.probe import Difference, difference, logits_of, probe_rows
+from holdfast.export.tokens import as_peft
 from holdfast.recipe.comparing import model_folder
 from holdfast.recipe.origin import CERTIFICATE, RECIPE, Origin, origin
 from holdfast.recipe.outcome import versions
+from holdfast.vocabulary.rows import embedding_of
 
 Form = Literal["merged", "adapter", "both"]
 PARTS: dict[str, tuple[str, ...]] = {"merged": ("merged",), "adapter": ("adapter",), "both": ("adapter", "merged")}
@@ -120,7 +122,7 @@ def _check(folder: Path, form: str, dtype: str | None, tolerance: float | None) 
 
 
 def _check_adapter(model: Any, form: Form, name: str | Path) -> None:
-    if form != "merged" and not isinstance(model, PeftModel):
+    if form != "merged" and not isinstance(model, PeftModel) and embedding_of(model) is None:
         raise BadInput(f'{name} has no adapter; it is a model as a whole. Export it by `--merge` (form="merged").')
     if form != "adapter":
         check_mergeable(model)
@@ -147,7 +149,10 @@ def _write(
             say("merging" if isinstance(model, PeftModel) else "writing")
             model, check = merge(model, rows, dtype=DTYPES[made.dtype], tolerance=tolerance, force=made.forced)
         asked = logits_of(model, rows)
-        _save(model, loaded.tokenizer, there)
+        if kind == "adapter" and embedding_of(model) is not None:
+            _save(as_peft(model), loaded.tokenizer, there, save_embedding_layers=False)
+        else:
+            _save(model, loaded.tokenizer, there)
         say("loading it again")
         again = _loaded_again(there, kind, made, model.device)
         found = _compared(asked, again, there, kind, rows, loaded.tokenizer)
@@ -159,9 +164,9 @@ def _below(folder: Path, form: Form, kind: str) -> Path:
     return folder / kind if form == "both" else folder
 
 
-def _save(model: Any, tokenizer: PreTrainedTokenizerBase, there: Path) -> None:
+def _save(model: Any, tokenizer: PreTrainedTokenizerBase, there: Path, **more: Any) -> None:
     there.mkdir(exist_ok=True)
-    model.save_pretrained(str(there))
+    model.save_pretrained(str(there), **more)
     if isinstance(model, PeftModel):
         write_settings(model, there)
     tokenizer.save_pretrained(str(there))

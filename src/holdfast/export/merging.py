@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from holdfast._errors import BadInput, ExportRefused, Unsupported
 from holdfast.adapters.quantised import is_quantised
 from holdfast.export.probe import Difference, difference, logits_of
+from holdfast.vocabulary.rows import embedding_of, fold
 
 TOLERANCE = 1e-3
 """Largest difference of a logit that merging in float32 may make; it makes some 1e-5."""
@@ -131,7 +132,12 @@ def _plain_floats(model: Any) -> Any:
 
 
 def _merged(model: Any) -> tuple[Any, bool]:
-    """The merged model, and whether embedding and head were one weight and are two now."""
+    """The merged model, new rows in its matrix, and whether embedding and head were one weight and are two now."""
+    plain, parted = _without_adapter(model)
+    return plain if embedding_of(plain) is None else fold(plain), parted
+
+
+def _without_adapter(model: Any) -> tuple[Any, bool]:
     if not isinstance(model, PeftModel):
         return model, False
     inner: Any = model.get_base_model()

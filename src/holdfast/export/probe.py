@@ -45,7 +45,8 @@ def probe_rows(base: Base) -> list[list[int]]:
     are all there is.
     """
     model: Any = base.model
-    words = int(model.get_input_embeddings().weight.shape[0])
+    embedding = model.get_input_embeddings()
+    words = int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
     length = min(LENGTH, getattr(model.config.get_text_config(), "max_position_embeddings", None) or LENGTH)
     texts = [encode(record, base.tokenizer, length=length)[0][0]["input_ids"] for record in read(TEXT)[:ROWS]]
     generator = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from holdfast.adapters.quantised import SETTINGS, is_quantised, read_settings, s
 from holdfast.adapters.stored import CONFIG, load_adapted
 from holdfast.adapters.targets import is_linear
 from holdfast.adapters.wrapping import Unplanned
-from holdfast.base import Base, load_config
+from holdfast.base import Base, load_config, load_tokenizer
 from holdfast.params.inventory import Param, inventory
 from holdfast.params.plan import from_config
 from holdfast.recipe.checking import knobs_of
@@ -27,6 +27,8 @@ from holdfast.recipe.classifying import with_head
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, check_trained, classifying
 from holdfast.recipe.texts import Texts
+from holdfast.recipe.vocabulary import extended, with_rows
+from holdfast.vocabulary.stored import there
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def trainable(recipe: Recipe, base: Base, texts: Texts, brought: Any, count: int
     """What `for_task` brought, with what the method trains; a base that brings an adapter goes on with that one."""
     if not isinstance(brought, PeftModel):
         given = {"seed": recipe.seed, "steps": count, "rows": texts.learn[0], "tokenizer": base.tokenizer}
-        return methods.apply(recipe.method.name, brought, recipe.method.arguments, **given)
+        return with_rows(recipe, methods.apply(recipe.method.name, brought, recipe.method.arguments, **given))
     kind = methods.traits(recipe.method.name).kind
     there = {str(getattr(one.peft_type, "value", one.peft_type)) for one in brought.peft_config.values()}
     if there != {kind}:
@@ -89,7 +91,7 @@ def trainable(recipe: Recipe, base: Base, texts: Texts, brought: Any, count: int
             f"An adapter of `{recipe.method.name}` cannot learn on once it is saved. Begin with its base."
         )
     _same(recipe, brought)
-    return brought
+    return with_rows(recipe, brought)
 
 
 def _same(recipe: Recipe, brought: PeftModel) -> None:
@@ -133,12 +135,14 @@ def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
         logger.warning("%s", error)
         return model.requires_grad_(False)
     check_trained(recipe, trained)
-    return trained
+    made: nn.Module = with_rows(recipe, trained)
+    return made
 
 
 def outline(recipe: Recipe, count: int = 1000) -> nn.Module:
     """The model of a recipe from its base's config alone, with what its method would train; raises what that raises."""
     model = from_config(load_config(recipe.base))
+    extended(recipe, model, load_tokenizer(recipe.base))
     headed = with_head(model, recipe.base, 0, None, recipe.seed) if classifying(recipe) else model
     check_task(recipe, model, headed)
     return outlined(recipe, headed, count)
@@ -148,7 +152,7 @@ def check_method(recipe: Recipe) -> None:
     """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
     if recipe.method.name in ASKS:
         raise Unsupported(f"The method `{recipe.method.name}` needs {ASKS[recipe.method.name]}, which no recipe has.")
-    if not (Path(recipe.base) / CONFIG).is_file():
+    if not (Path(recipe.base) / CONFIG).is_file() and not there(Path(recipe.base)):
         outline(recipe)
 
 

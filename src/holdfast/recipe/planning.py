@@ -34,6 +34,7 @@ from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Guarded, Texts
 from holdfast.recipe.training import learning_rate, steps, training_arguments
+from holdfast.recipe.vocabulary import extended
 from holdfast.remedies.replay import Replay
 from holdfast.remedies.schedules import average
 from holdfast.rule import rules
@@ -73,6 +74,7 @@ def plan(recipe: Recipe) -> Plan:
     for suite in chosen(recipe.evaluate.suites, recipe.evaluate.learnt):
         suite.check()
     base = Base(model, load_tokenizer(recipe.base), recipe.base, "")
+    extended(recipe, model, base.tokenizer)
     texts = Texts(recipe, base)
     headed = with_head(model, recipe.base, base.pad_id, texts.classes, recipe.seed) if classifying(recipe) else model
     check_task(recipe, model, headed)

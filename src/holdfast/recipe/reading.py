@@ -14,6 +14,7 @@ from holdfast.data.probes import CHAT, SELF, Probe, probes
 from holdfast.data.quality import sound, usual
 from holdfast.data.rows import IGNORED, Row, Rows, in_turns, rows, start
 from holdfast.evaluation.loss import sequence_losses
+from holdfast.vocabulary.rows import as_before
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,10 @@ class Reader:
         """Like `more_made_up`, or conversations where that is the name; only what is sound, and not the oddest rows."""
         base = self.base
         if name == CHAT:
-            made = conversations(
-                base.model, base.tokenizer, n=n, length=self.length, seed=self.seed, digest=base.digest
-            )
+            with as_before(base.model):
+                made = conversations(
+                    base.model, base.tokenizer, n=n, length=self.length, seed=self.seed, digest=base.digest
+                )
         else:
             made = sound(self.more_made_up(n, without))
         return usual(made, sequence_losses(base.model, made, pad_id=base.pad_id).each())
@@ -123,7 +125,8 @@ class Reader:
         length = lengths * self.length
         length = length if room is None else min(length, max(room, self.length))
         shares = {"audit": 0.5, "control": 0.5}
-        return probes(SELF, self.base, shares, length=length, n=max(n, 2), seed=3 * self.seed + salt)
+        with as_before(self.base.model):
+            return probes(SELF, self.base, shares, length=length, n=max(n, 2), seed=3 * self.seed + salt)
 
 
 def _without_first(row: Row) -> Row:

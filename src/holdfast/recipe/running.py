@@ -49,7 +49,9 @@ from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import classifying
 from holdfast.recipe.texts import Texts
 from holdfast.recipe.training import LEARNT, steps, training_arguments
+from holdfast.recipe.vocabulary import extended, known_before, told
 from holdfast.training import Trainer
+from holdfast.vocabulary.rows import as_before
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ def run(
         check_method(recipe)
         say({"kind": "stage", "text": f"loading {recipe.base}"})
         base = opened(recipe, trainable=True)
+        added = extended(recipe, base.model, base.tokenizer)
         texts = texts or Texts(recipe, base)
         headed = for_task(recipe, base, texts)
         rows, _ = texts.learn
@@ -110,6 +113,8 @@ def run(
         count = steps(args, len(rows))
         set_seed(recipe.seed)
         model = trainable(recipe, base, texts, headed, count)
+        for line in told(recipe, model, added):
+            say({"kind": "stage", "text": line})
         with closing(Journal(folder / "log.jsonl" if first() else Path(os.devnull), resume)) as journal:
             trainer = _trainer(recipe, base, model, texts, args, [journal, say], count)
             peak = Peak(args.device)
@@ -173,13 +178,15 @@ def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
         return scores.losses(base.digest, base.model, probe.rows, pad_id=base.pad_id)
 
     _, evaluation = texts.learn
+    known_before(base, texts)
     kept = [Audited(t.audit, t.before.get("audit") or scored(t.audit), t.budget) for t in texts.guarded.values()]
     prompts = _prompts(recipe, base, texts)
     written = _continued(recipe, base, base.model, prompts)
     samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
     asked = recipe.evaluate
     suites = chosen(asked.suites, asked.learnt)
-    known = baseline(base, suites, noise=asked.noise, drift=asked.drift)
+    with as_before(base.model):
+        known = baseline(base, suites, noise=asked.noise, drift=asked.drift)
     guess = texts.reference
     learnt = Audited(evaluation, guess or scored(evaluation), reference=None if guess is None else CONSTANT)
     return _Before(kept, [learnt], samples, suites, known)

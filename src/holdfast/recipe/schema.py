@@ -28,6 +28,10 @@ class Learn(Part):
 
     `task: classify` puts a head on the base and teaches it labels: `labels` names them in the order of the logits
     (sorted unless told), `class_weights` weighs them in the loss, by a list in that order or `balanced`.
+
+    Where `data` is a catalogue of items (a folder with an index or `.item.json`), `tasks` says what is asked about it
+    and how often each record comes (`history: 1`); by default the five sets of `holdfast.items.tasks.FIVE`. `templates`
+    puts other texts in place of theirs. The learning is measured on histories of the validation users.
     """
 
     data: str
@@ -39,6 +43,22 @@ class Learn(Part):
     task: Literal["causal", "classify"] = "causal"
     labels: list[str] | None = None
     class_weights: Literal["none", "balanced"] | list[Annotated[float, Field(gt=0)]] = "none"
+    tasks: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    templates: dict[str, str] = {}
+
+
+class Vocabulary(Part):
+    """New tokens, each with rows of its own beside the base's vocabulary, which train whatever the method chooses.
+
+    `items` is a folder with an index of semantic IDs, or such a file; `dataset` names one of several. `tokens` are
+    others, a list. Tokens that the base knows keep their ids, new ones follow. `initialise` says what their rows start
+    as: `normal`, `mean`, `text` (of the items' titles), `codebook` (of the IDs' vectors), or one with its settings.
+    """
+
+    items: str | None = None
+    dataset: str | None = None
+    tokens: list[str] = []
+    initialise: str | dict[str, dict[str, Any]] = "normal"
 
 
 class Keep(Part):
@@ -141,9 +161,14 @@ class Samples(Part):
 
 
 class Recipe(Part):
-    """A whole run, as a YAML file says it; `rules` are mappings of one name to that rule's arguments."""
+    """A whole run, as a YAML file says it; `rules` are mappings of one name to that rule's arguments.
+
+    `freeze_llm: true` is the method `rows`: of the whole model, only the rows of new tokens train.
+    """
 
     base: str
+    vocabulary: Vocabulary | None = None
+    freeze_llm: bool = False
     learn: Learn
     keep: Keep = Keep()
     method: Method = Method()

@@ -15,11 +15,23 @@ def spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key, name in (("learn", "data"), ("method", "name")):
         if isinstance(full.get(key), str):
             full[key] = {name: full[key]}
+    if full.get("freeze_llm") is True:
+        full["method"] = _frozen(full.get("method"))
     if isinstance(full.get("method"), Mapping) and full["method"].get("preset") is not None:
         full["method"] = _preset(full["method"])
     if isinstance(full.get("rules"), list):
         full["rules"] = [_entry(rule) for rule in full["rules"]]
     return {key: value for key, value in full.items() if value is not None}
+
+
+def _frozen(method: Any) -> dict[str, Any]:
+    """`freeze_llm: true` is a method of its own."""
+    if method not in (None, {}) and (not isinstance(method, Mapping) or method.get("name") != "rows"):
+        raise BadInput(
+            "`freeze_llm: true` trains the rows of new tokens and nothing else, and the recipe names a method beside "
+            "it. Leave one of them away: under `vocabulary`, new rows train with every method."
+        )
+    return {"name": "rows"}
 
 
 def _preset(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from holdfast.data.rows import Row, Rows
 from holdfast.data.splitting import apart, split
 from holdfast.evaluation.loss import SequenceLosses
 from holdfast.params.heads import classifies, speaker
+from holdfast.recipe.catalogue import catalogue, histories
 from holdfast.recipe.classifying import Classes, classes
 from holdfast.recipe.reading import Reader
 from holdfast.recipe.schema import Recipe
@@ -76,6 +77,8 @@ class Texts:
     def records(self) -> tuple[list[Record], list[Record], str]:
         """The records to learn from, those that measure it, and in words where the latter come from."""
         learn, source = self.recipe.learn, self.recipe.learn.data
+        if (items := catalogue(self.recipe)) is not None:
+            return histories(items, learn, self.reader.base.tokenizer, self.recipe.seed)
         records = self._read(source, learn.split, learn.labels)
         own = learn.evaluation or (source if self._has_test(records) else None)
         if own is None:
