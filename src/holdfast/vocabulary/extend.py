@@ -55,6 +55,7 @@ class TokenExtender:
         self.new_tokens: list[str] | None = None
 
     def _load_data(self) -> None:
+        """Read the index; raises BadInput."""
         found = read_index(Path(self.data_path) / f"{self.dataset}{self.index_file}", self.dataset)
         self.indices = {item: list(tokens) for item, tokens in found.items()}
 
