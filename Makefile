@@ -7,13 +7,18 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo sid-demo test test-all check bench clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.installed  ## the same budget of steps spent three ways, with a report: runs/demo/report.html
 	@$(BIN)/holdfast demo
+
+ITEMS ?= ../shared/data/rec/amazon_industrial
+sid-demo: $(VENV)/.installed  ## items as new words, recommended: runs/sid-demo/report.html (ITEMS=FOLDER for your own)
+	@$(PIP) --constraint constraints.txt --editable '.[items]'
+	@$(BIN)/holdfast sid demo $(if $(wildcard $(ITEMS)),--data $(ITEMS))
 
 test: $(VENV)/.installed-dev  ## the fast tests
 	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2

@@ -5,7 +5,7 @@
 
 The embedded base gets a token for each code of the items' semantic IDs, and learns which item follows a history: the
 300 items that were chosen most often in Amazon's "Industrial and Scientific", with IDs from their titles (TF-IDF,
-residual k-means); where these data are absent, a small catalogue made up by rule. All ways take equal steps on equal rows. Rates
+residual k-means); where these data are absent, a small catalogue made up by rule. All ways take equal steps. Rates
 are chosen alike: of three, the one with the best NDCG@10 on validation cases, with a seed of its own; ways that add a
 remedy take the rate of the way that they add it to. Learnt is HR@10 and NDCG@10 on the test cases by constrained beam
 search; forgotten the rise of the loss on held-out stories (of the kind that is replayed) and on Shakespeare (which is

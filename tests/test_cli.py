@@ -18,7 +18,7 @@ import holdfast
 from holdfast import cli
 from holdfast.cli import shelf
 from holdfast.params.importance import scores
-from holdfast.recipe import running
+from holdfast.recipe import callbacks, running
 from tests.recipe.small import texts, values
 
 CODES = {"fine": 0, "bug": 1, "bad input": 2, "does not hold": 3, "stopped": 4, "interrupted": 130}
@@ -82,18 +82,18 @@ def test_a_run_that_had_to_stop_has_its_own_exit_code(file: Path, capsys: pytest
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told_step = running._Steps.on_step_end
+    told_step = callbacks.Steps.on_step_end
 
     def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         told_step(self, args, state, control, **kwargs)
         if state.global_step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(running._Steps, "on_step_end", stop)
+    monkeypatch.setattr(callbacks.Steps, "on_step_end", stop)
     assert code("train", file) == CODES["interrupted"]
     said = " ".join(capsys.readouterr().err.split())
     assert "--resume" in said and "checkpoint was saved" in said
-    monkeypatch.setattr(running._Steps, "on_step_end", told_step)
+    monkeypatch.setattr(callbacks.Steps, "on_step_end", told_step)
     assert code("train", tmp_path / "run/recipe.yaml", "--resume") == CODES["fine"]
 
 

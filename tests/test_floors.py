@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 FLOORS = (
     ("__main__",),
     ("cli",),
-    ("demo",),
+    ("demo", "sid_demo"),
     ("display", "watching"),
     ("llm",),
     ("sequence",),

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from rich.logging import RichHandler
 
 from holdfast._errors import HoldfastError
-from holdfast.cli import measuring, searching, shelf, training, using, viewing  # noqa: F401  each adds its commands
+from holdfast.cli import (  # noqa: F401  each adds its commands
+    measuring,
+    recommending,
+    searching,
+    shelf,
+    sid,
+    training,
+    using,
+    viewing,
+)
 from holdfast.cli.app import app, complaints, say
 
 

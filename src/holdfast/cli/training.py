@@ -45,11 +45,11 @@ def train(
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
         result = recipes.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
-    _finished(result.certificate, result.folder, "a checkpoint was saved")
+    finished(result.certificate, result.folder, "a checkpoint was saved")
     if stopped := (result.certificate or {}).get("stopped"):
         say(f"The run was stopped before its end. {stopped}")
     console.print(holdfast.evaluation.report.render_table([result.folder]))
-    _told(result.folder, result.verdict)
+    told(result.folder, result.verdict)
 
 
 def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
@@ -62,19 +62,19 @@ def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
     holdfast.display.hush()
     with holdfast.display.Display(console) as display:
         outcome = sequence.run(loaded, resume=resume, progress=display.run(Path(loaded.output).name))
-    _finished(outcome.matrix, outcome.folder, "what was done is kept")
+    finished(outcome.matrix, outcome.folder, "what was done is kept")
     console.print(report.render_sequences([outcome.folder]))
-    _told(outcome.folder, outcome.verdict)
+    told(outcome.folder, outcome.verdict)
 
 
-def _finished(result: object, folder: Path, kept: str) -> None:
+def finished(result: object, folder: Path, kept: str) -> None:
     """Leave, and say how to go on, where a run has no result because it was interrupted."""
     if result is None:
         say(f"Interrupted; {kept}. Go on: holdfast train {folder / 'recipe.yaml'} --resume")
         raise typer.Exit(130)
 
 
-def _told(folder: Path, verdict: str | None) -> None:
+def told(folder: Path, verdict: str | None) -> None:
     console.print(f"Model: {folder / 'final'}   Report: {folder / 'report.html'}", soft_wrap=True)
     _judged(verdict)
 

@@ -38,7 +38,7 @@ def as_peft(model: Any) -> PeftModel:
         return alone
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     told = copy.deepcopy(config)
-    setattr(told, TAKES_TOKENS, {name: ids for name in names})
+    setattr(told, TAKES_TOKENS, dict.fromkeys(names, ids))
     made: PeftModel = get_peft_model(plain, told)
     set_peft_model_state_dict(made, {**get_peft_model_state_dict(made, save_embedding_layers=False), **state})
     return made

@@ -13,6 +13,7 @@ from holdfast.evaluation.report.classes import classes_section
 from holdfast.evaluation.report.content import Note, Section
 from holdfast.evaluation.report.evidence import certificates_section, samples_section
 from holdfast.evaluation.report.forgetting import forgetting_section
+from holdfast.evaluation.report.items import items_section
 from holdfast.evaluation.report.markdown import markdown
 from holdfast.evaluation.report.page import page
 from holdfast.evaluation.report.records import RunRecord, read_runs
@@ -39,7 +40,7 @@ _READING = (
     "nothing.",
 )
 
-_OUTCOME = (headline_section, classes_section, plane_section)
+_OUTCOME = (headline_section, classes_section, items_section, plane_section)
 _EVALUATED = (suites_section, examples_section)
 _COURSE = (
     curves_section,

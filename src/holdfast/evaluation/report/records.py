@@ -14,8 +14,8 @@ from holdfast._errors import BadInput
 
 Entry = Mapping[str, Any]
 FILES = ("log.jsonl", "certificate.json", "samples.json", "recipe.yaml")
-EVALUATION = "evaluation.json"
-"""Written by `holdfast evaluate` and not by a run: nobody misses it."""
+EVALUATION, RECOMMENDATIONS = "evaluation.json", "recommendations.json"
+"""Written by `holdfast evaluate` and `holdfast sid evaluate`, not by a run: nobody misses them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class RunRecord:
     samples: tuple[Entry, ...] = ()
     recipe: str | None = None
     evaluation: Entry | None = None
+    recommendations: Entry | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self, kind: str) -> list[Entry]:
@@ -114,6 +115,7 @@ def read_run(folder: str | Path) -> RunRecord:
         samples=tuple(entry for entry in samples or () if isinstance(entry, Mapping)),
         recipe=_text(folder / "recipe.yaml", missing),
         evaluation=_json(folder / EVALUATION, Mapping, {}),
+        recommendations=_json(folder / RECOMMENDATIONS, Mapping, {}),
         missing=missing,
     )
 
