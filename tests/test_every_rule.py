@@ -57,6 +57,7 @@ EXAMPLES: dict[str, Callable[[], list[Rule]]] = {
     "gradual": lambda: [rules["gradual"]("cosine", over=8, floor=0.1)],
     "unfreezing": lambda: [rules["unfreezing"](every=2)],
     "layerwise": lambda: [rules["layerwise"](0.5)],
+    "scaled": lambda: [rules["scaled"](3.0)],
     "rollback": lambda: [rules["rollback"](source=ROWS[:4], every=2, threshold=0.5)],
     "governor": lambda: [
         rules["replay"](ROWS[:8], share=0.34),

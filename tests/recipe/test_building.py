@@ -106,6 +106,7 @@ STRATEGIES = (
     "gradual: {schedule: cosine, over: 50}",
     "unfreezing: {every: 10, during: [0, 40]}",
     "layerwise: {decay: 0.8}",
+    "scaled: {factor: 4, within: mlp}",
     "rollback: {source: SUITE, every: 10}",
 )
 

@@ -22,6 +22,7 @@ from holdfast.params.select import matched, parse
 from holdfast.recipe.checking import WRAPPERS, settings_of
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.texts import Texts
+from holdfast.recipe.vocabulary import pace
 from holdfast.remedies.progressive import Progressive
 from holdfast.rule import During, Every, Rule, Within, rules
 
@@ -41,6 +42,7 @@ def built_rules(
         seen[name] += 1
         own = name if seen[name] == 1 else f"{name}-{seen[name]}"
         made.append(_rule(name, given, base, model, texts, None if folder is None else folder / own))
+    made += pace(recipe, model)
     companion = methods.traits(recipe.method.name).companion
     if companion is not None:
         made.append(companion(recipe.method.arguments))

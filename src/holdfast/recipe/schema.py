@@ -53,12 +53,14 @@ class Vocabulary(Part):
     `items` is a folder with an index of semantic IDs, or such a file; `dataset` names one of several. `tokens` are
     others, a list. Tokens that the base knows keep their ids, new ones follow. `initialise` says what their rows start
     as: `normal`, `mean`, `text` (of the items' titles), `codebook` (of the IDs' vectors), or one with its settings.
+    They learn at `rate` times the run's learning rate: 10 beside other weights, 1 where they alone train.
     """
 
     items: str | None = None
     dataset: str | None = None
     tokens: list[str] = []
     initialise: str | dict[str, dict[str, Any]] = "normal"
+    rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class Keep(Part):

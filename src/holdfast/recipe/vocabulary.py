@@ -13,11 +13,14 @@ from holdfast.adapters.rows import let_train
 from holdfast.base import Base
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.items.catalogue import Catalogue
+from holdfast.params.select import path
 from holdfast.recipe.catalogue import indexed, titles, vectors
 from holdfast.recipe.schema import Recipe, Vocabulary
 from holdfast.recipe.texts import Texts
+from holdfast.rule import Rule, Within
+from holdfast.strategies.scaled import Scaled
 from holdfast.vocabulary.extend import Extension, extend
-from holdfast.vocabulary.rows import Extended, as_before, embedding_of, new_rows, sides
+from holdfast.vocabulary.rows import ROWS, Extended, alone, as_before, embedding_of, new_rows, sides
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,19 @@ def with_rows(recipe: Recipe, model: Any) -> Any:
             "Choose other targets, such as `targets: mlp`."
         )
     return let_train(model)
+
+
+BESIDE = 10.0
+"""How many times faster new rows learn than the weights that a method trains: these know something already."""
+
+
+def pace(recipe: Recipe, model: Any) -> list[Rule]:
+    """The rule by which new rows learn at a rate of their own; none where they need none."""
+    wanted = recipe.vocabulary
+    if wanted is None or not new_rows(model):
+        return []
+    rate = (1.0 if alone(model) else BESIDE) if wanted.rate is None else wanted.rate
+    return [] if rate == 1 else [Within(path(f"*.{ROWS}"), Scaled(rate))]
 
 
 def told(recipe: Recipe, model: Any, added: Extension | None) -> list[str]:

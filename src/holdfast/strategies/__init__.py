@@ -8,6 +8,7 @@ from holdfast.strategies import (
     incremental,
     layerwise,
     rollback,
+    scaled,
     selective,
     unfreezing,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "incremental",
     "layerwise",
     "rollback",
+    "scaled",
     "selective",
     "unfreezing",
 ]
