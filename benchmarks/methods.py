@@ -40,6 +40,7 @@ import transformers
 from overhead import KEEPS, InTurn, ratios, resident
 from overhead import raced as in_turns
 from peft import PeftModel, get_peft_model
+from plane_picture import front
 from record import keep, show, verdict
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -217,15 +218,6 @@ def summed(found: list[Job], name: str, case: str) -> Job:
         "lowest": min(learnt), "highest": max(learnt), **forgotten(mine), "trainable": mine[0]["trainable"],
         "file": mine[0]["file"],
     }  # fmt: skip
-
-
-def front(summary: list[Job]) -> list[str]:
-    """The methods that none beats both in what is learnt and in what is forgotten."""
-    return [
-        one["case"] for one in summary
-        if not any((o["accuracy"] >= one["accuracy"] and o["rise"] < one["rise"])
-                   or (o["accuracy"] > one["accuracy"] and o["rise"] <= one["rise"]) for o in summary)
-    ]  # fmt: skip
 
 
 def lines(summary: list[Job]) -> list[list[str]]:

@@ -8,23 +8,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from methods_picture import picture
+from page_items import decoding, quantise, semantic_ids, semantic_ids_picture, vocabulary_rows
+from page_table import table
+from plane_picture import picture
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 CHOOSING, METHODS = PAGE.with_name("choosing.md"), PAGE.with_name("methods.md")
 
 Found = dict[str, Any]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def percent(value: float | None) -> str:
@@ -214,6 +209,10 @@ SECTIONS = {
     "overhead": ("What the rules cost", generic),
     "sequence": ("A sequence of tasks", sequence),
     "methods": ("Training methods: what they learn and what they forget", methods),
+    "semantic_ids": ("Learning to recommend by new words, and what is forgotten", semantic_ids),
+    "rows": ("New rows of a vocabulary: what they cost, and whether old ones stand still", vocabulary_rows),
+    "decoding": ("Constrained decoding: what it costs", decoding),
+    "quantise": ("Semantic IDs: how fast, and how good", quantise),
     "strategies": ("Strategies: what they learn and what they forget", strategies),
     "strategies_cost": ("Strategies: what they cost", generic),
     "checkpoints": ("Saving a run, and going back", generic),
@@ -253,5 +252,7 @@ if __name__ == "__main__":
     if (measured := RESULTS / "methods.json").is_file():
         found = json.loads(measured.read_text("utf-8"))
         picture(found["summary"], found["front"], METHODS.with_suffix(".png"))
+    if (measured := RESULTS / "semantic_ids.json").is_file():
+        semantic_ids_picture(json.loads(measured.read_text("utf-8")), PAGE.with_name("semantic-ids.png"))
     METHODS.write_text(described(METHODS.read_text("utf-8")), encoding="utf-8")
     print(f"PASS: wrote {PAGE} and the figures of {CHOOSING} and {METHODS}")

@@ -1,4 +1,4 @@
-"""The picture of benchmarks/methods.py: what each method learns against what it forgets, and which ones none beats."""
+"""A picture of what each method learns against what it forgets, and which ones none beats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,24 @@ PLANE, NAMES = 5.2, 2.6
 """Inches of a plane, and of the names at the side."""
 
 
-def picture(summary: list[dict[str, Any]], fronts: dict[str, list[str]], file: Path) -> None:
+def front(summary: list[dict[str, Any]]) -> list[str]:
+    """The cases that none beats both in what is learnt and in what is forgotten."""
+    return [
+        one["case"] for one in summary
+        if not any((o["accuracy"] >= one["accuracy"] and o["rise"] < one["rise"])
+                   or (o["accuracy"] > one["accuracy"] and o["rise"] <= one["rise"]) for o in summary)
+    ]  # fmt: skip
+
+
+def picture(
+    summary: list[dict[str, Any]],
+    fronts: dict[str, list[str]],
+    file: Path,
+    *,
+    learnt: str = "answers right (lowest and highest seed)",
+    forgotten: str = "stories forgotten, nats per token (95 %)",
+    logarithmic: bool = False,
+) -> None:
     """One plane for each task, methods by number, the front as a line; the numbers are told at the side."""
     cases = list(dict.fromkeys(row["case"] for row in summary))
     with style():
@@ -25,6 +42,10 @@ def picture(summary: list[dict[str, Any]], fronts: dict[str, list[str]], file: P
         planes = figure.subplots(1, len(fronts), squeeze=False)[0]
         for axes, (task, front) in zip(planes, fronts.items(), strict=True):
             _plane(axes, task, [row for row in summary if row["task"] == task], cases, front)
+            axes.set_xlabel(forgotten)
+            axes.set_ylabel(learnt)
+            if logarithmic:
+                axes.set_xscale("symlog", linthresh=0.01)
         told = "\n".join(f"{i:2}  {case}" for i, case in enumerate(cases, 1))
         figure.text(edge, 0.5, told, ha="left", va="center", fontsize=8, color=INK, family="monospace")
         write(figure, picture_file(file))
@@ -44,6 +65,4 @@ def _plane(axes: Axes, task: str, rows: list[dict[str, Any]], cases: list[str], 
             color=INK if on_front else "0.45", weight="bold" if on_front else "normal",
         )  # fmt: skip
     axes.set_title(task)
-    axes.set_xlabel("stories forgotten, nats per token (95 %)")
-    axes.set_ylabel("answers right (lowest and highest seed)")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
