@@ -92,9 +92,9 @@ def semantic_ids(found: Found) -> str:
     return (
         f"The embedded base learns which of {items['items']} items follows a history ({items['source']}; "
         f"{items['train']:,} training rows, {items['tokens']} new tokens, IDs from titles), {found['steps']} steps "
-        "each, three seeds, rates chosen alike on validation cases. Forgotten is the rise of the loss on texts that the "
-        "base knew, in nats per token; over the old tokens alone, it leaves out probability that went to new ones. In "
-        "italics what needs no model.\n\n"
+        "each, three seeds, rates chosen alike on validation cases. Forgotten is the rise of the loss on texts that "
+        "the base knew, in nats per token; over the old tokens alone, it leaves out probability that went to new ones. "
+        "In italics what needs no model.\n\n"
         "![Recommending against forgetting](semantic-ids.png)\n\n" + table(head, rows)
     )
 

@@ -44,7 +44,8 @@ def made(folder: Path, **more: Any) -> Any:
     callbacks, rules, model = more.pop("callbacks", []), more.pop("rules", None), more.pop("model", None)
     given = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
     args = settings(folder, **{**given, "train_sampling_strategy": "random", **more})
-    return trainer(build("llama", dropout=0.1) if model is None else model, args, governed() if rules is None else rules, callbacks=callbacks)
+    model = build("llama", dropout=0.1) if model is None else model
+    return trainer(model, args, governed() if rules is None else rules, callbacks=callbacks)
 
 
 def figures(host: Any) -> list[dict[str, Any]]:

@@ -207,3 +207,22 @@ def test_a_model_without_a_run_needs_items_and_a_place(tmp_path: Path, capsys: p
     write(shop(), tmp_path)
     assert code("evaluate", "tiny", "--data", tmp_path) == 2
     assert "has no token '<a_0>'" in words(capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_the_demo_builds_teaches_and_recommends_and_leaves_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = tmp_path / "demo"
+    demo.mkdir()
+    (demo / "old.txt").write_text("of an earlier demo")
+    assert code("demo", "--quick", "--output", demo) == 0
+    told = words(capsys.readouterr().out)
+    assert "made up by rule" in told and "popularity" in told and "an old logit moved by" in told
+    assert not (demo / "old.txt").exists()
+    for name in ("rows", "rows-and-lora"):
+        found = json.loads((demo / name / "recommendations.json").read_text())
+        assert found["rankings"]["model"]["valid"] == 1.0 and found["examples"]
+    (entry,) = json.loads((demo / "rows/recommendations.json").read_text())["language"]["texts"]
+    assert entry["old_tokens"]["logit"] == 0.0 == entry["old_tokens"]["rise"]
+    assert load(demo / "rows/recipe.yaml").freeze_llm

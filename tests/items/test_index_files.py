@@ -74,7 +74,7 @@ def written(folder: Path, content: object) -> Path:
         ({"0": []}, "is no index of IDs"),
         ({"0": ["<a_1>", 2]}, "is no index of IDs"),
         ({"0": {"<a_1>": 1}}, "is no index of IDs"),
-        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "names item '0' twice"),
+        ('{"0": ["<a_1>"], "0": ["<a_2>"]}', "names '0' twice"),
         ({"0": ["<a_1>"], "1": ["<b_1>"]}, r"item '1': '<b_1>' stands where a token like <a_12> should"),
         ({"0": ["<a_1>"], "1": ["<a_1>", "<b_2>"]}, r"IDs of 1 and 2 tokens, item '1' for one. Say `ragged=True`"),
         ({"0": ["<a_1>"], "1": ["<a_1>"], "2": ["<a_1>"]}, r"3 items share 1 IDs, up to 3 one ID \(items 0, 1, 2\)"),
@@ -91,7 +91,7 @@ def test_what_is_no_index_is_refused(tmp_path: Path, content: object, message: s
 
 
 def test_a_missing_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="There is no index"):
         read_ids(tmp_path / "none.index.json")
 
 

@@ -1,4 +1,4 @@
-"""New rows over a frozen matrix: the same function and the same learning as one matrix, and old rows that never move."""
+"""New rows over a frozen matrix: the function and the learning of one matrix, and old rows that never move."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from holdfast.checkpoint import file_kept_whole
 from holdfast.evaluation.plain import finite
 from holdfast.items.collisions import collisions
 from holdfast.items.identifiers import ENDED, SemanticIDs, parsed
+from holdfast.vocabulary.index import read_index
 
 INDEX, TENSORS, ABOUT = ".index.json", ".codes.safetensors", ".codes.json"
 
@@ -55,7 +56,7 @@ def read_ids(file: str | Path, *, ragged: bool = False, duplicates: Literal["err
     if duplicates not in ("error", "allow"):
         raise UnknownName("way to take duplicate IDs called", duplicates, ("error", "allow"))
     path = Path(file)
-    index = _index(path)
+    index = read_index(path)
     codes = _codes(path, index, ragged)
     if duplicates == "error":
         _refuse_shared(path, tuple(index), codes)
@@ -72,24 +73,6 @@ def _files(folder: Path, name: str) -> tuple[Path, Path, Path]:
 def _write(value: Any, file: Path, indent: int | None) -> None:
     with file_kept_whole(file) as half:
         half.write_text(json.dumps(finite(value), indent=indent, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _index(path: Path) -> dict[str, list[str]]:
-    try:
-        pairs = json.loads(path.read_text("utf-8"), object_pairs_hook=lambda pairs: pairs)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as an index of IDs: {error}.") from error
-    form = f'{path} is no index of IDs: one looks like {{"0": ["<a_236>", "<b_231>", "<c_226>"], ...}}'
-    if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
-        raise BadInput(f"{form}.")
-    found: dict[str, list[str]] = {}
-    for item, tokens in pairs:
-        if not isinstance(tokens, list) or not tokens or not all(isinstance(text, str) for text in tokens):
-            raise BadInput(f"{form}; item {item!r} has {tokens!r}.")
-        if item in found:
-            raise BadInput(f"{path} names item {item!r} twice. Every item has one ID.")
-        found[item] = tokens
-    return found
 
 
 def _codes(path: Path, index: Mapping[str, Sequence[str]], ragged: bool) -> Tensor:

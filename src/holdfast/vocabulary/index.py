@@ -11,6 +11,8 @@ from holdfast._errors import BadInput, UnknownName
 
 Index = dict[str, tuple[str, ...]]
 
+FORM = 'one looks like {"0": ["<a_236>", "<b_231>", "<c_226>"], …}.'
+
 
 def read_index(file: str | Path, dataset: str | None = None) -> Index:
     """item -> its tokens, in the order of the file: `{"0": ["<a_236>", "<b_231>", "<c_226>"], …}`.
@@ -27,7 +29,7 @@ def read_index(file: str | Path, dataset: str | None = None) -> Index:
             raise UnknownName(f"data set in {path} called", str(dataset), value)
         value = value[dataset]
     if not value:
-        raise BadInput(f"{path} names no item. An index maps each item to its tokens.")
+        raise BadInput(f"{path} is no index of IDs: it names no item; {FORM}")
     return {item: _tokens(path, item, tokens) for item, tokens in value.items()}
 
 
@@ -38,15 +40,24 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise BadInput(f"There is no index {path}. {hint} Check the folder and the name of the data set.")
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
-            value = json.load(stream)
+            value = json.load(stream, object_pairs_hook=_once)
     except (OSError, EOFError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is no JSON: {error}") from error
+        raise BadInput(f"{path} cannot be read as an index: {error}") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path} holds a {type(value).__name__}; an index is a mapping of items to their tokens.")
+        raise BadInput(f"{path} is no index of IDs but a {type(value).__name__}; {FORM}")
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"it names {key!r} twice, and every item has one ID.")
+        found[key] = value
+    return found
 
 
 def _tokens(path: Path, item: str, tokens: Any) -> tuple[str, ...]:
     if not isinstance(tokens, list) or not tokens or not all(isinstance(t, str) and t.strip() for t in tokens):
-        raise BadInput(f'{path}: item {item} has {str(tokens)[:80]!r} and not a list of tokens such as ["<a_1>"].')
+        raise BadInput(f"{path} is no index of IDs: item {item!r} has {repr(tokens)[:80]}; {FORM}")
     return tuple(tokens)
