@@ -118,6 +118,7 @@ def test_a_recipe_is_trained_and_ranked(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "run" / "certificate.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_certificate_that_does_not_hold_ends_as_that_of_train_and_is_ranked_all_the_same(tmp_path: Path) -> None:
     told = values(tmp_path, freeze_llm=False)
     told["keep"] |= {"budget": 1e-6, "govern": False}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from holdfast.base import load_base
 from holdfast.items.made_up import made_up
 from holdfast.items.writing import write
 from holdfast.llm import TokenExtender
-from holdfast.recipe import load, run
+from holdfast.recipe import load, run, running
 from tests.guides.printed import check_signature, handed_over
 from tests.recipe.small import texts
 
@@ -57,6 +59,13 @@ def recipe(folder: Path, data: Path, **more: Any) -> Any:
             **more,
         }
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Without the pages of the report, which have tests of their own."""
+    with patch.object(running, "write_report", lambda runs, target, title: target):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +131,7 @@ def test_the_log_lines_in_their_order_and_with_true_numbers(trained: tuple[Path,
     assert [line for line in said if line in told] == told
 
 
+@pytest.mark.slow
 def test_component_c_trains_with_bf16_lengths_early_stopping_and_a_pad_token(shop: Path, tmp_path: Path) -> None:
     train = {**recipe(tmp_path, shop).train, "bf16": True, "max_steps": 2}
     run(recipe(tmp_path, shop, train=train))
@@ -130,6 +140,7 @@ def test_component_c_trains_with_bf16_lengths_early_stopping_and_a_pad_token(sho
     assert (tmp_path / "run/final/tokenizer.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_rows_again(trained: tuple[Path, list[str]], shop: Path, tmp_path: Path) -> None:
     run(recipe(tmp_path, shop))
     ours, theirs = (load_file(f / "final/new_rows.safetensors")["input"] for f in (tmp_path / "run", trained[0]))

@@ -144,5 +144,5 @@ def test_tokens_of_any_form_are_counted_alike() -> None:
 def test_a_folder_with_neither_is_told(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no catalogue"):
         inspected(tmp_path)
-    with pytest.raises(BadInput, match="cannot be read as an index"):
+    with pytest.raises(BadInput, match="There is no index"):
         inspected(tmp_path / "nothing.index.json")

@@ -74,6 +74,7 @@ def test_where_only_new_rows_trained_old_tokens_are_as_they_were(model: Recommen
     assert text["old_tokens"]["n"] == certified["n"]
 
 
+@pytest.mark.slow
 def test_where_everything_trained_the_old_tokens_moved(tmp_path: Path) -> None:
     run = taught(tmp_path, freeze_llm=False)
     found = evaluate_items(open_recommender(run), cases=4, ks=(10,))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from holdfast.adapters.stored import load_adapted
 from holdfast.base import load_base
 from holdfast.items.made_up import made_up
 from holdfast.items.writing import write
-from holdfast.recipe import Recipe, load, plan, run
+from holdfast.recipe import Recipe, load, plan, run, running
 from holdfast.recipe.catalogue import MADE_UP, catalogue
 from holdfast.recipe.vocabulary import tokens
 from holdfast.vocabulary import as_before, new_rows
@@ -59,6 +60,17 @@ def moved(folder: Path) -> set[str]:
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     found = {name.replace(".base_layer", ""): p for name, p in plain.named_parameters() if "lora_" not in name}
     return {name for name, p in found.items() if name not in base or not torch.equal(p, base[name])}
+
+
+def slow(*given: Any) -> Any:
+    return pytest.param(*given, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Without the pages of the report, which have tests of their own."""
+    with patch.object(running, "write_report", lambda runs, target, title: target):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +123,7 @@ def test_the_certificate_counts_from_the_base_without_new_tokens(frozen: tuple[P
     assert kept["ratio"] > 1 and kept["low"] > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_to_the_same_end(frozen: tuple[Path, list[str]], tmp_path: Path) -> None:
     def stop(line: Mapping[str, Any]) -> None:
         if line["kind"] == "step" and line["step"] == 2:
@@ -128,9 +141,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(frozen: tuple[Path, list[
     ("method", "rules", "trained"),
     [
         ({"name": "lora", "targets": "mlp", "rank": 2}, [], "adapter"),
-        ({"name": "full"}, [{"frozen": {"select": "~(layers(4:5) | adapter)"}}], "layers.4"),
-        ({"name": "full"}, [{"ewc": {"source": "old", "strength": 10.0}}], "model."),
-        ({"name": "rows"}, [{"replay": {"source": "old", "share": 0.5}}, {"l2sp": {}}], "new_rows"),
+        slow({"name": "full"}, [{"frozen": {"select": "~(layers(4:5) | adapter)"}}], "layers.4"),
+        slow({"name": "full"}, [{"ewc": {"source": "old", "strength": 10.0}}], "model."),
+        slow({"name": "rows"}, [{"replay": {"source": "old", "share": 0.5}}, {"l2sp": {}}], "new_rows"),
     ],
     ids=["lora", "chosen layers", "everything with EWC", "rows with replay"],
 )
@@ -156,6 +169,7 @@ def test_rows_train_with_what_a_method_and_rules_choose(
     assert len(ids) == 3 and min(ids) >= 512
 
 
+@pytest.mark.slow
 def test_a_governed_run_holds_its_budget_with_new_tokens(tmp_path: Path) -> None:
     old = texts(tmp_path)["old"]
     keep = {"rows": 48, "suites": [old], "probe": "none", "budget": 0.9, "every": 2, "look": 8}
@@ -172,6 +186,7 @@ def test_a_grown_index_goes_on_from_a_run(frozen: tuple[Path, list[str]], tmp_pa
     assert new["tokens"] == [*old["tokens"], "<a_00>", "<z>"] and new["base"] == "tiny"
 
 
+@pytest.mark.slow
 def test_text_starts_rows_at_the_titles_of_their_items(tmp_path: Path) -> None:
     shop = made_up()
     write(shop, tmp_path / "shop")
