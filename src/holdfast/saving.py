@@ -18,7 +18,8 @@ from holdfast import checkpoint
 from holdfast.adapters.wrapping import encoded
 from holdfast.run import Run
 from holdfast.run_folder import RunFolder, Saved
-from holdfast.vocabulary.rows import alone, embedding_of, folded
+from holdfast.vocabulary.rows import alone, counted_as_before, embedding_of, folded
+from holdfast.vocabulary.stored import stand_beside, write_rows
 
 TRAINED = "trained.safetensors"
 """In a checkpoint whose model or adapter, as transformers and PEFT save it, is not all that trained."""
@@ -61,6 +62,8 @@ class CheckpointsMixin:
         try:
             with self._folder.published(self._staging / folder.name, folder) as staged:
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
+                if stand_beside(self.model) and (tokenizer := self.processing_class) is not None:  # type: ignore[attr-defined]
+                    write_rows(self.model, tokenizer, staged, first=self.args.should_save)
                 if self.args.should_save and self._keeps_trained:
                     save_file({n: p.detach().contiguous() for n, p in self.run.tensors.items()}, staged / TRAINED)
                 self._repoint(staged, folder)
@@ -82,7 +85,8 @@ class CheckpointsMixin:
         """A model with new rows is written as a plain one; where they alone train, they are written elsewhere."""
         model: Any = self.model
         if isinstance(model, PeftModel) or embedding_of(model) is None:
-            super()._save(output_dir, state_dict)  # type: ignore[misc]
+            with counted_as_before(model):
+                super()._save(output_dir, state_dict)  # type: ignore[misc]
         elif not alone(model):
             super()._save(output_dir, folded(model, state_dict))  # type: ignore[misc]
         elif self.args.should_save and (tokenizer := self.processing_class) is not None:  # type: ignore[attr-defined]

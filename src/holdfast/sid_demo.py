@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from holdfast._errors import BadInput
 from holdfast.display import Display, Watcher
 from holdfast.evaluation.report import FORMATS, render_table, write_report
 from holdfast.items.catalogue import Catalogue
@@ -43,6 +44,9 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 """First nothing of the base trains but the new rows; from there on LoRA beside them, within a budget. What each run
 says beside the shipped recipe."""
 
+MARK = ".sid-demo"
+"""Stands in a folder that this demo made, and so may replace."""
+
 CODES, BEAMS, CASES, SHOWN = 16, 20, 600, 2
 QUICK = ("train.max_steps=30", "keep.rows=256", "keep.budget=null")
 """What makes the demo a quick look."""
@@ -50,14 +54,16 @@ QUICK = ("train.max_steps=30", "keep.rows=256", "keep.budget=null")
 
 def sid_demo(
     output: Path, console: Console, *, data: Path | None = None, items: int = 300, quick: bool = False
-) -> bool:
-    """Build IDs from titles, train, evaluate and recommend in `output`; False where it was interrupted.
+) -> None:
+    """Build IDs from titles, train, evaluate and recommend in `output`; raises KeyboardInterrupt where it was stopped.
 
     `data` is a folder in the layout of `holdfast.items.reading.load`, of which the `items` that were chosen most often
     are taken; without one a small catalogue is made up by rule, and the demo says so. What stood in `output` comes back
-    where something goes wrong. Raises BadInput for a folder that holds no catalogue.
+    where something goes wrong. Raises BadInput for a folder that holds no catalogue, and for an `output` that is no
+    earlier demo's or lies in the data.
     """
     started = time.perf_counter()
+    _check_place(output, data)
     shop = _shop(data, items, console)
     with _in_place_of(output):
         if not _made(shop, output, console, QUICK if quick else ()):
@@ -67,7 +73,6 @@ def sid_demo(
     console.print(render_table([output / name for name in RUNS]))
     seconds = time.perf_counter() - started
     console.print(f"Report: {output / 'report.html'}   Total time: {seconds // 60:.0f} min {seconds % 60:.0f} s")
-    return True
 
 
 def _shop(data: Path | None, items: int, console: Console) -> Catalogue:
@@ -75,6 +80,15 @@ def _shop(data: Path | None, items: int, console: Console) -> Catalogue:
         console.print("No data were given (--data FOLDER): the items are made up by rule, nothing about them is real.")
         return made_up(identifiers=False)
     return subset(load_items(data), items)
+
+
+def _check_place(output: Path, data: Path | None) -> None:
+    """Raise BadInput where the demo would replace what is none of its own."""
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / MARK).is_file())):
+        raise BadInput(f"{output} is there already and no earlier demo. Name a new folder: --output FOLDER.")
+    there, mine = None if data is None else data.expanduser().resolve(), output.resolve()
+    if there is not None and (mine == there or mine in there.parents or there in mine.parents):
+        raise BadInput(f"The demo would write into the data {data}, or over it. Name another folder: --output FOLDER.")
 
 
 @contextmanager
@@ -85,6 +99,7 @@ def _in_place_of(output: Path) -> Iterator[None]:
         os.replace(output, old)
     try:
         output.mkdir(parents=True)
+        (output / MARK).touch()
         yield
     except BaseException:
         shutil.rmtree(output, ignore_errors=True)

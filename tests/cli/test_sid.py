@@ -210,12 +210,22 @@ def test_a_model_without_a_run_needs_items_and_a_place(tmp_path: Path, capsys: p
     assert "has no token '<a_0>'" in words(capsys.readouterr().err)
 
 
+def test_the_demo_writes_over_nothing_of_yours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(shop(), tmp_path / "shop")
+    (tmp_path / "shop/thesis.txt").write_text("mine")
+    for output in (tmp_path / "shop", tmp_path, tmp_path / "shop/inside"):
+        assert code("demo", "--data", tmp_path / "shop", "--output", output) == 2
+        assert "Name" in words(capsys.readouterr().err)
+    assert (tmp_path / "shop/thesis.txt").read_text() == "mine" and not (tmp_path / "shop/inside").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_builds_teaches_and_recommends_and_leaves_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     demo = tmp_path / "demo"
     demo.mkdir()
+    (demo / ".sid-demo").touch()
     (demo / "old.txt").write_text("of an earlier demo")
     assert code("demo", "--quick", "--output", demo) == 0
     told = words(capsys.readouterr().out)

@@ -36,7 +36,7 @@ def learnt(folder: Path, method: str) -> Any:
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
     if method != "rows":
         model.save_pretrained(folder)
-    write_rows(model, base.tokenizer, folder, "tiny")
+    write_rows(model, base.tokenizer, folder)
     base.tokenizer.save_pretrained(folder)
     return model.eval()
 

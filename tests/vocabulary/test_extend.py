@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import holdfast.llm
-from holdfast._errors import BadInput, UnknownName
+from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.base import load_base
 from holdfast.vocabulary import Known, TokenExtender, embedding_of, extend, initialisers, is_tied, new_rows, read_index
 from tests.models import VOCABULARY, WIDTH, build
@@ -100,11 +100,10 @@ MATRIX = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * 2 + 1
 def test_initialisers_by_their_formulas() -> None:
     known = Known(("<a_0>", "<a_1>", "<b_0>"), {"<a_0>": [[1, 2], [3]], "<a_1>": [[4]], "<b_0>": [[]]})
     center, scatter = MATRIX.mean(0), MATRIX.std(0)
+    many = Known(tuple(f"<a_{i}>" for i in range(500)))
     torch.testing.assert_close(initialisers["mean"](MATRIX, known), center.expand(3, 6))
-    drawn = torch.randn(3, 6, generator=torch.Generator().manual_seed(7))
-    torch.testing.assert_close(
-        initialisers["normal"](MATRIX, known, spread=0.5, seed=7), center + 0.5 * scatter * drawn
-    )
+    drawn = (initialisers["normal"](MATRIX, many, spread=0.5, seed=7) - center) / (0.5 * scatter)
+    assert drawn.mean().abs() < 0.1 and drawn.std() == pytest.approx(1.0, abs=0.1)
     texts = initialisers["text"](MATRIX, known, spread=0.0)
     torch.testing.assert_close(texts[0], ((MATRIX[1] + MATRIX[2]) / 2 + MATRIX[3]) / 2)
     torch.testing.assert_close(texts[1:], torch.stack([MATRIX[4], center]))
@@ -123,6 +122,46 @@ def test_a_codebook_keeps_who_is_near(wide: int) -> None:
         ratios = torch.pdist(rows) / torch.pdist(points)
         torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), atol=1e-4, rtol=1e-3)
     assert torch.equal(rows, initialisers["codebook"](flat, known, spread=0.7, seed=3))
+
+
+def test_a_later_extension_and_another_side_draw_other_rows() -> None:
+    model, tokenizer = build("llama", tied=False), of_kind("bytes")
+    extend(model, tokenizer, ["<a_1>", "<a_2>"])
+    extend(model, tokenizer, ["<b_1>", "<b_2>"])
+    first, second = (rows.detach() for rows in new_rows(model).values())
+    assert not torch.equal(first[:2], first[2:]) and not torch.equal(first, second)
+    twin = build("llama", tied=False)
+    extend(twin, of_kind("bytes"), ["<a_1>", "<a_2>"])
+    assert all(torch.equal(a[:2], b) for a, b in zip((first, second), new_rows(twin).values(), strict=True))
+
+
+def test_a_grown_codebook_goes_on_in_the_same_place() -> None:
+    """A new token beside an old one starts beside it, also where it is the only new one of its level."""
+    vectors = {f"<a_{i}>": torch.randn(8, generator=torch.Generator().manual_seed(i)) for i in range(6)}
+    model, tokenizer = build("llama"), of_kind("bytes")
+    extend(model, tokenizer, list(vectors)[:5], initialise="codebook", vectors=dict(vectors))
+    vectors["<a_9>"] = vectors["<a_0>"] + 1e-3
+    extend(model, tokenizer, ["<a_9>"], initialise="codebook", vectors=vectors)
+    (rows,) = new_rows(model).values()
+    far = torch.cdist(rows[-1:], rows[:5])[0]
+    assert far.argmin() == 0 and far[0] < 0.3 * far[1:].min()
+
+
+def test_what_fails_leaves_the_tokenizer_as_it_was() -> None:
+    model, tokenizer = build("llama"), of_kind("bytes")
+    before = len(tokenizer)
+    for odd in ("codebook", "norml"):
+        with pytest.raises(BadInput):
+            extend(model, tokenizer, TOKENS, initialise=odd)
+    assert len(tokenizer) == before and extend(model, tokenizer, TOKENS).added == len(TOKENS)
+
+
+def test_ids_with_gaps_are_refused() -> None:
+    made = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1, "b": 5}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    with pytest.raises(Unsupported, match="with gaps between"):
+        extend(build("llama"), tokenizer, TOKENS)
+    assert len(tokenizer) == 3
 
 
 def test_no_global_random_state_moves() -> None:

@@ -23,7 +23,7 @@ def saved(tmp_path: Path) -> tuple[Any, Path]:
     base = load_base("tiny")
     extend(base.model, base.tokenizer, TOKENS, seed=2)
     folder = tmp_path / "rows"
-    write_rows(base.model, base.tokenizer, folder, "tiny")
+    write_rows(base.model, base.tokenizer, folder)
     base.tokenizer.save_pretrained(folder)
     return base, folder
 
@@ -62,6 +62,9 @@ def test_damaged_and_foreign_rows_are_refused(saved: tuple[Any, Path]) -> None:
     with_told(tokens=["<a_1>", "<a_0>", "<b_0>"])
     with pytest.raises(BadInput, match="do not fit each other"):
         load_adapted(folder)
+    with_told(tokens=["<a_0>", 1, ["x"]])
+    with pytest.raises(BadInput, match="not texts"):
+        load_adapted(folder)
     with_told(boundary="512")
     with pytest.raises(BadInput, match="it needs base, boundary"):
         load_adapted(folder)
@@ -74,4 +77,4 @@ def test_damaged_and_foreign_rows_are_refused(saved: tuple[Any, Path]) -> None:
 def test_only_a_model_with_new_rows_has_some_to_write(tmp_path: Path) -> None:
     base = load_base("tiny")
     with pytest.raises(BadInput, match="no new rows"):
-        write_rows(base.model, base.tokenizer, tmp_path, "tiny")
+        write_rows(base.model, base.tokenizer, tmp_path)

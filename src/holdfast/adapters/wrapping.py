@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.targets import check_names
+from holdfast.vocabulary.rows import counted_as_before
 
 TASKS = (
     ("ForSequenceClassification", "SEQ_CLS"),
@@ -34,7 +35,8 @@ def wrapped(model: Any, make: Callable[..., PeftConfig], settings: Mapping[str, 
             config.modules_to_save = [*(getattr(config, "modules_to_save", None) or ()), *fresh]
         with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
             torch.manual_seed(seed)
-            made: PeftModel = get_peft_model(model, config)
+            with counted_as_before(model):
+                made: PeftModel = get_peft_model(model, config)
     except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and on_meta(model):
             raise Unplanned(

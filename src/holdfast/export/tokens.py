@@ -26,8 +26,8 @@ def as_peft(model: Any) -> PeftModel:
     if config is not None and not hasattr(config, TAKES_TOKENS):
         kind = str(getattr(config.peft_type, "value", config.peft_type)).lower()
         raise Unsupported(
-            f"PEFT has no place for new rows beside {kind}. Export the model merged (`--merge`), or take the run's "
-            "final/, which Holdfast loads."
+            f"PEFT has no place for new rows beside {kind}. Take the run's final/ as it is, which Holdfast loads, or, "
+            "where the adapter can be merged, a plain model (`--merge`)."
         )
     names = _names(model)
     twin = copy.deepcopy(model)

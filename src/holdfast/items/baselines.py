@@ -46,7 +46,7 @@ def together(train: Sequence[Interaction]) -> Rank:
     """What users of the same items had: sum over the history of n(i, j) / sqrt(n(i) n(j)), then what is popular.
 
     The cosine of two items over users (Sarwar et al. 2001, doi:10.1145/371920.372071); the history's own items are as
-    near to themselves as can be, so they are left out.
+    near to themselves as can be, so they are left out, among the popular items too.
     """
     baskets: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for row in train:
@@ -65,7 +65,7 @@ def together(train: Sequence[Interaction]) -> Rank:
         best = sorted(scores, key=lambda item: -scores[item])
         return [item for item in best if item not in history][:k]
 
-    return _then(near, popular(train))
+    return _then(near, unseen(popular(train)))
 
 
 def unseen(rank: Rank) -> Rank:
@@ -78,9 +78,22 @@ def unseen(rank: Rank) -> Rank:
     return without
 
 
-def recommended(rank: Rank, cases: Sequence[Interaction], k: int) -> list[list[str]]:
-    """What is recommended in each case, at most `k` items."""
-    return [rank(case.history, k) for case in cases]
+def recommended(
+    rank: Rank, cases: Sequence[Interaction], k: int, called: Callable[[str], str] = lambda item: item
+) -> list[list[str]]:
+    """What is recommended in each case: items until `k` of them are called differently, or all that there are.
+
+    `called` gives an item's name, such as its semantic ID; without it each item has its own, and `k` come at most.
+    """
+    return [_until(rank, case.history, k, called) for case in cases]
+
+
+def _until(rank: Rank, history: Sequence[str], k: int, called: Callable[[str], str]) -> list[str]:
+    asked, found = k, rank(history, k)
+    while len(found) == asked and len(set(map(called, found))) < k:
+        asked *= 2
+        found = rank(history, asked)
+    return found
 
 
 def _then(first: Rank, rest: Rank) -> Rank:

@@ -48,6 +48,7 @@ def recommend(
     batch_size: int | None = None,
     exclude: Sequence[Collection[Item]] | None = None,
     length_penalty: float = 0.0,
+    by_id: bool = False,
     way: Way = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Found[Item]:
@@ -61,7 +62,8 @@ def recommend(
     Beam search with `beams` paths (at least k), nothing drawn, whatever the model's own generation settings say; exact
     where there are no more paths than beams. Every result is an item. `exclude` has for each prompt the items that are
     not wanted: the search goes through the trie of the others, so that no beam is spent on them and min(k, items left)
-    come out always; fewer than k only where fewer are left. In batches of `batch_size`; a prompt's items do not depend
+    come out always; fewer than k only where fewer are left. With `by_id` items that share an ID count as one: all items
+    of the k likeliest IDs come out. In batches of `batch_size`; a prompt's items do not depend
     on the others beyond rounding. Mode of the model and random state stay. `progress(done, all)` is told after
     each batch.
 
@@ -84,7 +86,7 @@ def recommend(
         trie.numbers(items)
     found: Found[Item] = [[] for _ in prompts]
     with quiet(model) as device:
-        asked = _Asked(model, tokenizer, trie.to(device), k, max(k, beams), length_penalty)
+        asked = _Asked(model, tokenizer, trie.to(device), k, max(k, beams), length_penalty, by_id)
         done = 0
         for places, answers in asked.batches(rows, unwanted, batch_size, way):
             for i, answer in zip(places, answers, strict=True):
@@ -105,6 +107,7 @@ class _Asked(Generic[Item]):
     k: int
     beams: int
     length_penalty: float
+    by_id: bool = False
 
     def batches(
         self, rows: Sequence[list[int]], unwanted: Sequence[frozenset[Item]], size: int | None, way: Way
@@ -180,13 +183,13 @@ class _Asked(Generic[Item]):
 
     def _items(self, states: list[int], scores: list[float], gone: frozenset[Item]) -> list[tuple[Item, float]]:
         scored = [
-            (-score, number)
+            (-score, left)
             for state, score in zip(states, scores, strict=True)
-            if score > -math.inf
-            for number in self.trie.at(state)
-            if self.trie.items[number] not in gone
+            if score > -math.inf and (left := [n for n in self.trie.at(state) if self.trie.items[n] not in gone])
         ]
-        return [(self.trie.items[number], -score) for score, number in sorted(scored)[: self.k]]
+        best = sorted(scored)[: self.k] if self.by_id else scored
+        ranked = sorted((score, number) for score, left in best for number in left)
+        return [(self.trie.items[number], -score) for score, number in (ranked if self.by_id else ranked[: self.k])]
 
 
 def _check(model: Any, trie: Trie[Item], k: int, beams: int, batch_size: int | None, way: Way) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,6 @@ def read(path: Path, catalogue: Catalogue) -> Rows:
 
 def _lines(path: Path) -> Iterator[tuple[int, Cells | ValueError]]:
     """Each row with the line that it begins in: its cells by column, or why it has none."""
-    csv.field_size_limit(2**31 - 1)
     inter = ".inter" in path.suffixes
     with opened(path, newline="") as handle:
         reader = csv.reader(handle, strict=True, **(TABS if inter else {}))

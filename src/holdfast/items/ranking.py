@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,8 +37,9 @@ class Ranking:
     """What was recommended in n cases, item ids best first, and where the target stood in it.
 
     A recommendation that is no item keeps its place in the list. By ID, items that share a semantic ID are one
-    recommendation and count as a hit for each other, as in MiniOneRec; this can only flatter. Cases of one user belong
-    together, so users are resampled. `segments` are named parts of the cases, bool [n].
+    recommendation and count as a hit for each other, as in MiniOneRec; this can only flatter. A list goes on until the
+    largest K different IDs stand in it; by item only its first K items count. Cases of one user belong together, so
+    users are resampled. `segments` are named parts of the cases, bool [n].
     """
 
     catalogue: Catalogue
@@ -78,6 +79,8 @@ class Ranking:
     def interval(self, measure: str, *, by: str = "item", segment: str | None = None) -> Interval:
         """The mean of a measure over the cases (of a segment), with its 95 % interval over users.
 
+        Where all users agree (no hit at all, say) nothing can be resampled, and bounds come from their number; see
+        `agreed`.
         Raises UnknownName for an unknown measure or segment, BadInput for a segment without cases.
         """
         if segment is not None and segment not in self.segments:
@@ -85,26 +88,37 @@ class Ranking:
         return self._over_users(self.each(measure, by=by), None if segment is None else self.segments[segment])
 
     def above(self, other: Ranking, measure: str, *, by: str = "item") -> Interval:
-        """By how much this ranks better than another on the same cases, in pairs; raises BadInput for other cases."""
+        """By how much this ranks better than another on the same cases, in pairs, with its interval over users.
+
+        Where all users agree, and two rankings of the same items do, bounds are as wide as `agreed` says. Raises
+        BadInput for other cases.
+        """
         if [(c.user, c.target) for c in self.cases] != [(c.user, c.target) for c in other.cases]:
             raise BadInput("Two rankings can be compared only on the same cases, in the same order.")
-        return self._over_users(self.each(measure, by=by) - other.each(measure, by=by))
+        return self._over_users(self.each(measure, by=by) - other.each(measure, by=by), least=-1.0)
 
     def flattery(self, measure: str) -> Interval:
-        """By how much counting by semantic ID raises a measure, in pairs."""
-        return self._over_users(self.each(measure, by="id") - self.each(measure))
+        """By how much counting by semantic ID raises a measure, in pairs; exactly 0 where no two items share an ID."""
+        gains = self.each(measure, by="id") - self.each(measure)
+        unique = len(self.catalogue.by_sid) == len(self.catalogue.tokens)
+        return self._over_users(gains, least=None if unique else 0.0)
+
+    @property
+    def _counted(self) -> list[tuple[str, ...]]:
+        """The lists as far as they count by item."""
+        return [items[: max(self.ks)] for items in self.recommended]
 
     @property
     def valid(self) -> float:
         """The share of all recommendations that are items of the catalogue; nan where nothing was recommended."""
-        given = [item in self.catalogue.items for items in self.recommended for item in items]
+        given = [item in self.catalogue.items for items in self._counted for item in items]
         return float(np.mean(given)) if given else float("nan")
 
     def told(self) -> dict[str, Any]:
         """All of it as plain values; segments and exposure at 10, or at the largest K below."""
         at = max((k for k in self.ks if k <= 10), default=min(self.ks))
         names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in self.ks] + [f"mrr@{max(self.ks)}"]
-        lengths = [len(items) for items in self.recommended]
+        lengths = [len(items) for items in self._counted]
         found: dict[str, Any] = {
             "cases": len(self.cases),
             "users": len(np.unique(self.users)),
@@ -124,13 +138,16 @@ class Ranking:
         measures = (f"hr@{at}", f"ndcg@{at}") if count else ()
         return {"cases": count, **{measure: plain(self.interval(measure, segment=name)) for measure in measures}}
 
-    def _over_users(self, values: Floats, within: Mask | None = None) -> Interval:
+    def _over_users(self, values: Floats, within: Mask | None = None, least: float | None = 0.0) -> Interval:
+        """The mean of values from `least` to 1, by `agreed` where all users do; None where they need no such bound."""
         inside = np.ones(len(values), dtype=bool) if within is None else within
         if not inside.any():
             raise BadInput("There is no case in this segment, so nothing can be averaged.")
         numbers = np.unique(self.users[inside], return_inverse=True)[1]
         sums, counts = np.bincount(numbers, values[inside]), np.bincount(numbers)
-        return bootstrap(sums, counts, resamples=self.resamples, seed=self.seed)
+        found = bootstrap(sums, counts, resamples=self.resamples, seed=self.seed)
+        certain = least is None or (found.n > 1 and found.se > 0)
+        return found if certain or least is None else agreed(found, counts, least)
 
 
 def ranked(
@@ -177,6 +194,20 @@ def items_of(ids: Sequence[str], catalogue: Catalogue, counts: Mapping[str, int]
         same = catalogue.by_sid.get(name, (name,))
         found += sorted(same, key=lambda item: -counts.get(item, 0))
     return found
+
+
+def agreed(found: Interval, counts: NDArray[np.int64], least: float) -> Interval:
+    """The mean of users who all have the same value in [least, 1], with bounds for those who were not asked.
+
+    If a share p of all users has another value, n users agree with chance (1 - p)^n, so p is at most
+    u = 1 - (alpha / 2)^(1 / n), and those others move the mean to least or to 1 at most. Without any hit that is the
+    interval of Clopper and Pearson (1934, doi:10.1093/biomet/26.4.404) for 0 of n, [0, u]; so it is for hits alone.
+    Users with more cases weigh more: n is (sum of counts)^2 / sum of squared counts (Kish 1965, Survey Sampling).
+    """
+    n = float(counts.sum()) ** 2 / float((counts**2).sum())
+    two, one = (1 - tail ** (1 / n) for tail in (0.025, 0.05))
+    below, above = found.mean - least, 1 - found.mean
+    return replace(found, low=found.mean - two * below, high=found.mean + two * above, upper=found.mean + one * above)
 
 
 def plain(interval: Interval) -> dict[str, float]:

@@ -26,6 +26,10 @@ AROUND = 2
 """Tokens that stand around a prompt and its completion: BOS and EOS."""
 
 
+class Unfit(BadInput):
+    """A record that does not fit into the tokens that it may have, even with the last item alone."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is given, what is asked for, and how it is put: `template` holds `{given}` once or more.
@@ -61,7 +65,7 @@ TASKS = {
 """All tasks by name. The texts are short, for a history has to fit beside them into a context of 512 tokens."""
 
 FIVE = ("history", "id_to_title", "title_to_id", "history_to_title", "titles_to_title", "titles_to_id")
-"""The mixture of the guide: five sets, of which the one between IDs and titles goes both ways."""
+"""The mixture of the guide: five sets, six names, for the set between IDs and titles goes both ways."""
 
 
 class Prompts:
@@ -103,11 +107,11 @@ class Prompts:
 
         An ID stands as its tokens joined, all levels; as completion exactly so, without a blank before. A title as
         completion has one blank before it. Where a title belongs to several items, `references` has all their IDs.
-        Raises BadInput where it does not fit into `max_tokens` with the last item alone, or for the wrong kind of `of`.
+        Raises Unfit where it does not fit into `max_tokens` with the last item alone, BadInput for the wrong kind of `of`.
         """
         record = self._fitting(_task(task), of)
         if record is None:
-            raise BadInput(
+            raise Unfit(
                 f"The task {task!r} of {_called(of)} does not fit into {self.max_tokens} tokens. Allow more."
             )
         return record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from holdfast.items.finding import find, holds_items
 from holdfast.items.index_files import read_ids
 from holdfast.items.made_up import made_up
 from holdfast.items.reading import load
-from holdfast.items.tasks import Prompts
+from holdfast.items.tasks import FIVE, TASKS, Prompts
 from holdfast.recipe.schema import Learn, Recipe, Vocabulary
 from holdfast.vocabulary.index import Index, read_index
 
@@ -24,18 +23,26 @@ MADE_UP = "tiny/items"
 """The name of a catalogue that is made up by rule, for where there is no other."""
 
 HISTORY = "history"
-"""The task that measures the learning: what comes next after a history of IDs."""
+"""The task that measures the learning where it is taught: what comes next after a history of IDs."""
+
+Stamps = tuple[tuple[str, int, int], ...]
+"""Of each file of a catalogue its path, when it was last changed (nanoseconds) and its size (bytes)."""
 
 
 def catalogue(recipe: Recipe) -> Catalogue | None:
     """The catalogue that a recipe learns from, under the IDs of its vocabulary; None for any other data."""
-    if not _has_items(recipe.learn.data):
+    if not has_items(recipe.learn.data):
         if recipe.learn.tasks is not None or recipe.learn.templates:
             raise BadInput(
                 f"`learn.tasks` are asked about items, and {recipe.learn.data} holds none. Name a folder with an "
                 ".item.json or .index.json, or leave them away."
             )
         return None
+    if recipe.learn.task == "classify":
+        raise BadInput(
+            f"{recipe.learn.data} holds items, and `learn.task: classify` tells labels of texts apart. Leave `task` "
+            "away: what is asked about items stands under `learn.tasks`."
+        )
     wanted = recipe.vocabulary or Vocabulary()
     found = _loaded(recipe.learn.data, wanted.dataset)
     return found if wanted.items is None else found.with_tokens(indexed(wanted))
@@ -45,7 +52,7 @@ def indexed(wanted: Vocabulary) -> Index:
     """The semantic IDs that a recipe names; empty where it names none."""
     if wanted.items is None:
         return {}
-    if _has_items(wanted.items):
+    if has_items(wanted.items):
         return dict(_loaded(wanted.items, wanted.dataset).tokens)
     return read_index(wanted.items, wanted.dataset)
 
@@ -53,24 +60,46 @@ def indexed(wanted: Vocabulary) -> Index:
 def titles(wanted: Vocabulary, data: str) -> dict[str, list[str]]:
     """Of each token, the titles of the items that it names, as the catalogue in `data` has them."""
     found: dict[str, list[str]] = {}
+    items = _loaded(data, wanted.dataset)
     for item, named in indexed(wanted).items():
         for token in named:
-            found.setdefault(token, []).append(_loaded(data, wanted.dataset).title(item))
+            found.setdefault(token, []).append(items.title(item))
     return found
 
 
 def histories(
     items: Catalogue, learn: Learn, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[list[Record], list[Record], str]:
-    """The records to learn from, those that measure it, and in words where the latter come from."""
+    """The records to learn from, those that measure it, and in words where the latter come from.
+
+    What measures it are the rows of `valid` (without them, of `test`), asked as `measuring` says. Raises BadInput for a
+    catalogue without such a split, and for tasks about IDs where the items have none.
+    """
+    _check_ids(items, learn)
     prompts = prompted(items, learn, tokenizer)
     split = next((name for name in ("valid", "test") if items.splits.get(name)), None)
     if split is None or not items.splits.get(learn.split):
         raise BadInput(
             f"{learn.data} needs a split {learn.split!r} to learn from and one to measure on, such as valid."
         )
-    measured: Sequence[Record] = prompts.records(HISTORY, split)
-    return [*prompts.mixture(learn.split, learn.tasks, seed=seed)], [*measured], f"{learn.data}, its {split} users"
+    asked = measuring(learn)
+    measured = prompts.mixture(split, dict.fromkeys(asked, 1.0), seed=seed)
+    source = f"{learn.data}, its {split} users"
+    if TASKS[asked[0]].of_items:
+        source = f"{learn.data}, its items, of which no part is held back"
+    told = source if asked == (HISTORY,) else f"{source}; {', '.join(asked)}"
+    return [*prompts.mixture(learn.split, learn.tasks, seed=seed)], [*measured], told
+
+
+def measuring(learn: Learn) -> tuple[str, ...]:
+    """The tasks that measure the learning: `history` where it is taught, else all that are taught about histories.
+
+    Items by themselves are in no split, so a task about them measures only where nothing else is taught.
+    """
+    taught = tuple(learn.tasks or FIVE)
+    if HISTORY in taught:
+        return (HISTORY,)
+    return tuple(name for name in taught if name in TASKS and not TASKS[name].of_items) or taught
 
 
 def prompted(items: Catalogue, learn: Learn, tokenizer: PreTrainedTokenizerBase) -> Prompts:
@@ -88,14 +117,38 @@ def vectors(wanted: Vocabulary) -> dict[str, Tensor]:
     return read_ids(index, duplicates="allow").token_vectors()
 
 
-def _has_items(name: str) -> bool:
+def has_items(name: str) -> bool:
+    """Whether data of this name are a catalogue of items."""
     folder = Path(name).expanduser()
     return name == MADE_UP or (folder.is_dir() and holds_items(folder))
 
 
-@lru_cache(maxsize=2)
+def _check_ids(items: Catalogue, learn: Learn) -> None:
+    """Raise BadInput where items without semantic IDs are asked about by them."""
+    taught = learn.tasks or FIVE
+    asking = [name for name in taught if name in TASKS and (TASKS[name].given in ("id", "ids") or TASKS[name].answer == "id")]
+    if asking and not items.tokens:
+        raise BadInput(
+            f"The items in {learn.data} have no semantic IDs, which {', '.join(asking)} ask about. Build them (holdfast "
+            "sid build) and name them (`vocabulary: {items: DIR/NAME.index.json}`), or learn titles alone: "
+            "`learn.tasks: {titles_to_title: 1}`."
+        )
+
+
 def _loaded(folder: str, dataset: str | None) -> Catalogue:
-    """Read once for tokens, titles and records; it does not change."""
+    """Read once for tokens, titles and records, and again where a file has changed since."""
     if folder == MADE_UP:
-        return made_up()
+        return _made_up()
+    place = Path(folder).expanduser().resolve()
+    stats = [(str(path), path.stat()) for path in find(place, dataset).files.values()]
+    return _read(folder, dataset, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@lru_cache(maxsize=2)
+def _read(folder: str, dataset: str | None, stamps: Stamps) -> Catalogue:
     return load(Path(folder).expanduser(), dataset)
+
+
+@lru_cache(maxsize=1)
+def _made_up() -> Catalogue:
+    return made_up()

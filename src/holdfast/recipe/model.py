@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from holdfast._errors import BadInput, Unsupported
 from holdfast.adapters.method import methods
@@ -19,7 +19,7 @@ from holdfast.adapters.quantised import SETTINGS, is_quantised, read_settings, s
 from holdfast.adapters.stored import CONFIG, load_adapted
 from holdfast.adapters.targets import is_linear
 from holdfast.adapters.wrapping import Unplanned
-from holdfast.base import Base, load_config, load_tokenizer
+from holdfast.base import Base, load_config, load_tokenizer, read_tokenizer
 from holdfast.params.inventory import Param, inventory
 from holdfast.params.plan import from_config
 from holdfast.recipe.checking import knobs_of
@@ -28,7 +28,7 @@ from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, check_trained, classifying
 from holdfast.recipe.texts import Texts
 from holdfast.recipe.vocabulary import extended, with_rows
-from holdfast.vocabulary.stored import there
+from holdfast.vocabulary import stored as new_rows
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +139,20 @@ def outlined(recipe: Recipe, model: PreTrainedModel, count: int) -> nn.Module:
     return made
 
 
+def bare(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base without values, with its new rows where it has some, and its tokenizer; raises BadInput."""
+    place = Path(base)
+    if not new_rows.there(place):
+        return from_config(load_config(base)), load_tokenizer(base)
+    model, tokenizer = from_config(load_config(new_rows.read_base(place))), read_tokenizer(place)
+    new_rows.lay_stored(model, tokenizer, place)
+    return model, tokenizer
+
+
 def outline(recipe: Recipe, count: int = 1000) -> nn.Module:
     """The model of a recipe from its base's config alone, with what its method would train; raises what that raises."""
-    model = from_config(load_config(recipe.base))
-    extended(recipe, model, load_tokenizer(recipe.base))
+    model, tokenizer = bare(recipe.base)
+    extended(recipe, model, tokenizer)
     headed = with_head(model, recipe.base, 0, None, recipe.seed) if classifying(recipe) else model
     check_task(recipe, model, headed)
     return outlined(recipe, headed, count)
@@ -152,7 +162,7 @@ def check_method(recipe: Recipe) -> None:
     """Raise, before any weights are loaded, what the method says of names, targets and ranks for this base."""
     if recipe.method.name in ASKS:
         raise Unsupported(f"The method `{recipe.method.name}` needs {ASKS[recipe.method.name]}, which no recipe has.")
-    if not (Path(recipe.base) / CONFIG).is_file() and not there(Path(recipe.base)):
+    if not (Path(recipe.base) / CONFIG).is_file():
         outline(recipe)
 
 

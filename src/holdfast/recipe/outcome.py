@@ -18,8 +18,7 @@ from holdfast.adapters.stored import CONFIG
 from holdfast.evaluation.plain import write_json
 from holdfast.params.heads import classifies, unwrapped
 from holdfast.training import Trainer
-from holdfast.vocabulary.rows import alone, embedding_of
-from holdfast.vocabulary.stored import write_rows
+from holdfast.vocabulary.stored import stand_beside, write_rows
 
 PICKLE = "training_args.bin"
 """The Trainer's own pickle of its arguments; the recipe says the same in words."""
@@ -32,8 +31,7 @@ def write_final(trainer: Trainer, card: str, folder: Path) -> None:
     with checkpoint.kept_whole(staging, folder, first=first, meet=trainer.accelerator.wait_for_everyone):
         trainer.save_model(str(staging))
         if stand_beside(trainer.model):
-            tokenizer = cast(Any, trainer.processing_class)
-            write_rows(trainer.model, tokenizer, staging, _known_as(trainer.model), first=first)
+            write_rows(trainer.model, cast(Any, trainer.processing_class), staging, first=first)
         if first:
             (staging / PICKLE).unlink(missing_ok=True)
             write_settings(trainer.model, staging)
@@ -41,17 +39,6 @@ def write_final(trainer: Trainer, card: str, folder: Path) -> None:
             if classifies(trainer.model) and isinstance(trainer.model, PeftModel):  # an adapter knows no labels
                 cast(Any, unwrapped(trainer.model)).config.save_pretrained(staging)
             (staging / "README.md").write_text(card, encoding="utf-8")
-
-
-def stand_beside(model: Any) -> bool:
-    """Whether a model's new rows are written beside it: where it is an adapter, and where they alone trained."""
-    return embedding_of(model) is not None and (isinstance(model, PeftModel) or alone(model))
-
-
-def _known_as(model: Any) -> str:
-    """The name of the base below a model."""
-    name = str(cast(Any, unwrapped(model)).name_or_path)
-    return "tiny" if name == str(tiny.MODEL) else name
 
 
 def _name_base(config: Path) -> None:

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text as Words
-from transformers import PreTrainedModel
 
-from holdfast.base import Base, load_config, load_tokenizer
+from holdfast.base import Base
 from holdfast.budget import Guard
 from holdfast.data.probes import CHAT, SELF, SOUND
 from holdfast.evaluation.looks import Looks
@@ -29,7 +28,7 @@ from holdfast.recipe.classifying import with_head
 from holdfast.recipe.comparing import chosen
 from holdfast.recipe.loading import resolved
 from holdfast.recipe.memory import activations
-from holdfast.recipe.model import outlined, parameters
+from holdfast.recipe.model import bare, outlined, parameters
 from holdfast.recipe.schema import Recipe
 from holdfast.recipe.tasks import check_task, classifying
 from holdfast.recipe.texts import Guarded, Texts
@@ -70,10 +69,10 @@ class Plan:
 
 def plan(recipe: Recipe) -> Plan:
     """The plan of a recipe, from config, tokenizer and data alone; raises what `run` would raise before training."""
-    model: PreTrainedModel = freezing.from_config(load_config(recipe.base))
+    model, tokenizer = bare(recipe.base)
     for suite in chosen(recipe.evaluate.suites, recipe.evaluate.learnt):
         suite.check()
-    base = Base(model, load_tokenizer(recipe.base), recipe.base, "")
+    base = Base(model, tokenizer, recipe.base, "")
     extended(recipe, model, base.tokenizer)
     texts = Texts(recipe, base)
     headed = with_head(model, recipe.base, base.pad_id, texts.classes, recipe.seed) if classifying(recipe) else model

@@ -94,7 +94,8 @@ class Reader:
                 )
         else:
             made = sound(self.more_made_up(n, without))
-        return usual(made, sequence_losses(base.model, made, pad_id=base.pad_id).each())
+        with as_before(base.model):
+            return usual(made, sequence_losses(base.model, made, pad_id=base.pad_id).each())
 
     def bare(self, records: Sequence[Record], opening: str) -> bool:
         """Whether rows of running text go without the BOS that rows begin with otherwise.

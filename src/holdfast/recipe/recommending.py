@@ -51,7 +51,7 @@ def recommend_items(
         history = next(histories) if query.task == BY_TITLES else query.history
         texts.append(recommender.prompt(query.task, Interaction(query.name, history, ""), prompts))
         gone.append({item for item in history if item in items.tokens} if exclude_seen else set())
-    lists = likeliest(recommender, texts, k, beams, gone, batch_size, say)
+    lists = [one[:k] for one in likeliest(recommender, texts, k, beams, gone, batch_size, say)]
     return [
         [
             Recommended(rank, item, items.title(item), items.sid(item), math.exp(score))
@@ -110,24 +110,24 @@ def likeliest(
     batch_size: int | None,
     say: Say,
 ) -> list[list[tuple[str, float]]]:
-    """The `k` likeliest items after each prompt with their log-probabilities.
+    """The items of the `k` likeliest IDs after each prompt with their log-probabilities: `k` items or more.
 
     Of items that share an ID, and so a probability, the most often chosen comes first.
     """
-    shared = max(len(items) for items in recommender.catalogue.by_sid.values())
     found = recommend(
         recommender.base.model,
         recommender.base.tokenizer,
         prompts,
         recommender.trie,
-        k=k + shared - 1,
+        k=k,
         beams=beams,
         batch_size=batch_size,
         exclude=exclude,
+        by_id=True,
         progress=_Tenths(say),
     )
     counts = recommender.counts
-    return [sorted(one, key=lambda pair: (-pair[1], -counts.get(pair[0], 0)))[:k] for one in found]
+    return [sorted(one, key=lambda pair: (-pair[1], -counts.get(pair[0], 0))) for one in found]
 
 
 class _Tenths:

@@ -181,7 +181,9 @@ def _measured(recipe: Recipe, base: Base, texts: Texts) -> _Before:
     known_before(base, texts)
     kept = [Audited(t.audit, t.before.get("audit") or scored(t.audit), t.budget) for t in texts.guarded.values()]
     prompts = _prompts(recipe, base, texts)
-    written = _continued(recipe, base, base.model, prompts)
+    with as_before(base.model):
+        written = _continued(recipe, base, base.model, [prompt for prompt in prompts if prompt[0] == "old"])
+    written += _continued(recipe, base, base.model, [prompt for prompt in prompts if prompt[0] == "new"])
     samples = [{"about": about, "prompt": p, "base": text} for (about, p), text in zip(prompts, written, strict=True)]
     asked = recipe.evaluate
     suites = chosen(asked.suites, asked.learnt)

@@ -31,7 +31,7 @@ def _frozen(method: Any) -> dict[str, Any]:
             "`freeze_llm: true` trains the rows of new tokens and nothing else, and the recipe names a method beside "
             "it. Leave one of them away: under `vocabulary`, new rows train with every method."
         )
-    return {"name": "rows"}
+    return {"name": "rows", **(method or {})}
 
 
 def _preset(method: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def extended(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokeni
     """
     wanted = recipe.vocabulary
     if wanted is None:
+        _check_frozen(recipe, model)
         return None
     texts = titles(wanted, recipe.learn.data) if _asks(wanted, "text") else {}
     made = extend(
@@ -50,10 +51,14 @@ def extended(recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         vectors=vectors(wanted) if _asks(wanted, "codebook") else {},
         seed=recipe.seed,
     )
+    _check_frozen(recipe, model)
+    return made
+
+
+def _check_frozen(recipe: Recipe, model: Any) -> None:
     if recipe.freeze_llm and not new_rows(model):
         logger.warning("No new tokens were added: all parameters are frozen.")
         raise BadInput(NONE_NEW)
-    return made
 
 
 def with_rows(recipe: Recipe, model: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from holdfast._errors import BadInput, Unsupported
 from holdfast.vocabulary.index import read_index
-from holdfast.vocabulary.initialise import Known, initialisers
-from holdfast.vocabulary.rows import embedding_of, is_tied, lay
+from holdfast.vocabulary.initialise import Known, Side, initialisers
+from holdfast.vocabulary.rows import check_rows, embedding_of, is_tied, lay, sides
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,7 @@ def extend(
     """
     wanted = list(tokens)
     _check_tokens(wanted)
-    into: Any = embedding_of(model) or model.get_input_embeddings()
-    _check_fit(tokenizer, into)
+    _check_fit(tokenizer, embedding_of(model) or model.get_input_embeddings())
     known = tokenizer.get_vocab()
     laid = embedding_of(model)
     boundary = laid.boundary if laid is not None else len(tokenizer)
@@ -106,23 +106,30 @@ def extend(
         logger.warning("%d tokens are in the vocabulary already and keep their rows: %s", *_counted(made.present))
     if fresh:
         described = {token: _read(tokenizer, list((texts or {}).get(token, ()))) for token in fresh}
-        _add(tokenizer, fresh, boundary + len(before))
-        _lay(model, Known(tuple(fresh), described, vectors or {}), boundary, initialise, seed)
+        known_of = Known(tuple(fresh), described, vectors or {}, first=boundary + len(before))
+        rows = _rows(model, known_of, boundary, initialise, seed)
+        check_rows(model, *rows)
+        _add(copy.deepcopy(tokenizer), fresh, known_of.first)  # what raises leaves the tokenizer as it was
+        _add(tokenizer, fresh, known_of.first)
+        lay(model, boundary, *rows)
     return made
 
 
-def _lay(model: Any, known: Known, boundary: int, initialise: str | Mapping[str, Any], seed: int) -> None:
-    """New rows behind those that an earlier extension laid."""
+def _rows(
+    model: Any, known: Known, boundary: int, initialise: str | Mapping[str, Any], seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """New rows of embedding and untied head, behind those that an earlier extension laid."""
     name, knobs = _said(initialise)
-    there, head = embedding_of(model), model.get_output_embeddings()
 
-    def rows(side: Any, salt: int) -> Tensor:
-        told = {"matrix": side.weight.detach()[:boundary], "known": known, "seed": seed + salt, **knobs}
-        fresh: Tensor = initialisers.build(name, told)
-        return fresh if there is None else torch.cat([side.new_rows.detach().to(fresh), fresh])
+    def of(side: Any, what: Side) -> Tensor:
+        matrix = side.weight.detach()[:boundary]
+        fresh: Tensor = initialisers.build(
+            name, {"matrix": matrix, "known": replace(known, side=what), "seed": seed, **knobs}
+        )
+        return fresh if embedding_of(model) is None else torch.cat([side.new_rows.detach().to(fresh), fresh])
 
-    tied = is_tied(model)
-    lay(model, boundary, rows(model.get_input_embeddings(), 0), None if tied else rows(head, 1))
+    into, head = sides(model)
+    return of(into, "input"), None if is_tied(model) else of(head, "output")
 
 
 def _said(initialise: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -138,7 +145,7 @@ def _add(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], first: int) 
     whole = [AddedToken(t, single_word=False, lstrip=False, rstrip=False, normalized=False) for t in tokens]
     tokenizer.add_tokens(whole)
     ids = list(range(first, first + len(tokens)))
-    read = tokenizer("".join(tokens), add_special_tokens=False)["input_ids"]
+    read = tokenizer("".join(tokens), add_special_tokens=False, verbose=False)["input_ids"]
     if tokenizer.convert_tokens_to_ids(list(tokens)) != ids or list(read) != ids:
         raise Unsupported(
             f"This tokenizer does not read {tokens[0]} and its like as tokens of their own that follow its last id. "
@@ -147,7 +154,7 @@ def _add(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], first: int) 
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return list(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
+    return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]) if texts else []
 
 
 def _check_tokens(tokens: Sequence[str]) -> None:
@@ -159,6 +166,12 @@ def _check_tokens(tokens: Sequence[str]) -> None:
 
 
 def _check_fit(tokenizer: PreTrainedTokenizerBase, into: Any) -> None:
+    """That every token has a row, and that new ids can follow the last one."""
+    if (last := max(tokenizer.get_vocab().values())) != len(tokenizer) - 1:
+        raise Unsupported(
+            f"The ids of this tokenizer's {len(tokenizer):,} tokens go up to {last:,}, with gaps between: new tokens "
+            "would fall on old ids. Take a tokenizer whose ids follow each other."
+        )
     rows = getattr(into, "width", None) or len(into.weight)
     if len(tokenizer) > rows:
         raise BadInput(

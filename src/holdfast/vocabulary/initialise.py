@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,13 +18,19 @@ from holdfast._registry import Registry
 class Known:
     """What is known of new tokens, in the order of their ids.
 
-    `texts` are descriptions of a token as ids of old tokens, `vectors` a vector of a token, of any width.
+    `texts` are descriptions of a token as ids of old tokens, `vectors` a vector of a token, of any width; there may be
+    more of them than new tokens. `first` is the first of their ids, `side` the matrix that rows are made for: what is
+    drawn differs with both, so that tokens of a later extension are no twins of earlier ones.
     """
 
     tokens: tuple[str, ...]
     texts: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
+    first: int = 0
+    side: Side = "input"
 
+
+Side = Literal["input", "output"]
 
 Initialiser = Callable[..., Tensor]
 """(matrix [ids, width], known, *, seed, **knobs) -> rows [tokens, width], float32; no other random state moves."""
@@ -40,7 +48,9 @@ def mean(matrix: Tensor, known: Known, *, seed: int = 0) -> Tensor:
 @initialisers.register("normal")
 def normal(matrix: Tensor, known: Known, *, spread: float = 0.1, seed: int = 0) -> Tensor:
     """Drawn around the mean of the old rows, in each dimension with `spread` times their standard deviation."""
-    return _average(matrix) + spread * _scatter(matrix) * _drawn(len(known.tokens), matrix.shape[1], seed, matrix)
+    return _average(matrix) + spread * _scatter(matrix) * _drawn(
+        len(known.tokens), matrix.shape[1], _salted(seed, known.side, known.first), matrix
+    )
 
 
 @initialisers.register("text")
@@ -65,21 +75,29 @@ def codebook(matrix: Tensor, known: Known, *, spread: float = 0.5, seed: int = 0
 
     Vectors are projected by a random matrix with orthogonal columns (or rows, where they are wider than the model),
     and each set (tokens that share all but their number: a level of a semantic ID) is moved to the mean of the old rows
-    with `spread` times their standard deviation. Raises BadInput for tokens without a vector, and for vectors of
+    with `spread` times their standard deviation. What a set is measured by are the vectors of all its tokens, new or
+    not, so that a grown set goes on in the same place. Raises BadInput for tokens without a vector, and for vectors of
     several widths.
     """
     if missing := [token for token in known.tokens if token not in known.vectors]:
         raise BadInput(f"The initialiser `codebook` needs a vector of each new token; {missing[0]} has none.")
-    vectors = [known.vectors[token].float().flatten() for token in known.tokens]
-    if len({len(vector) for vector in vectors}) > 1:
+    vectors = {token: vector.float().flatten() for token, vector in known.vectors.items()}
+    if len(widths := {len(vector) for vector in vectors.values()}) > 1:
         raise BadInput("The vectors of the new tokens are of several widths; the initialiser `codebook` needs one.")
-    turned = torch.stack(vectors).to(matrix.device) @ _projection(len(vectors[0]), matrix.shape[1], seed, matrix)
-    rows = torch.empty_like(turned)
-    for places in _sets(known.tokens):
-        part = turned[places]
-        part = part - part.mean(0)
-        rows[places] = _average(matrix) + spread * _scatter(matrix) * part / part.std().clamp(min=1e-12)
-    return rows
+    (width,) = widths
+    turn = _projection(width, matrix.shape[1], _salted(seed, known.side), matrix)
+    turned = torch.stack([*vectors.values()]).to(matrix.device) @ turn
+    placed = torch.empty_like(turned)
+    for places in _sets([*vectors]):
+        part = turned[places] - turned[places].mean(0)
+        placed[places] = _average(matrix) + spread * _scatter(matrix) * part / part.std().clamp(min=1e-12)
+    at = {token: i for i, token in enumerate(vectors)}
+    return placed[[at[token] for token in known.tokens]]
+
+
+def _salted(seed: int, *about: object) -> int:
+    """A seed of its own for each use."""
+    return int.from_bytes(sha256(repr((seed, *about)).encode()).digest()[:7])
 
 
 def _average(matrix: Tensor) -> Tensor:

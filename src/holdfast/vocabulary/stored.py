@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from holdfast import checkpoint
+from holdfast import checkpoint, tiny
 from holdfast._errors import BadInput
+from holdfast.params.heads import unwrapped
 from holdfast.params.weights import whole
-from holdfast.vocabulary.rows import embedding_of, is_tied, lay, sides
+from holdfast.vocabulary.rows import alone, embedding_of, is_tied, lay, sides
 
 TOKENS, WEIGHTS = "vocabulary.json", "new_rows.safetensors"
 
 
-def write_rows(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: str, *, first: bool = True) -> None:
-    """Write a model's new rows, their tokens and where they begin; `base` is what they belong to.
+def stand_beside(model: Any) -> bool:
+    """Whether a model's new rows are written beside it: where it is an adapter, and where they alone trained."""
+    return embedding_of(model) is not None and (isinstance(model, PeftModel) or alone(model))
+
+
+def write_rows(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, first: bool = True) -> None:
+    """Write a model's new rows, their tokens, where they begin, and the base that they belong to.
 
     Of several processes that hold parts of the rows all must ask, and the first one writes.
     """
@@ -31,6 +38,8 @@ def write_rows(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, bas
     rows = told_rows(model)
     if not first:
         return
+    name = str(cast(Any, unwrapped(model)).name_or_path)
+    base = "tiny" if name == str(tiny.MODEL) else name
     told = {"base": base, "boundary": into.boundary, "rows": len(into.weight), "tied": is_tied(model), "tokens": tokens}
     folder.mkdir(parents=True, exist_ok=True)
     with checkpoint.file_kept_whole(folder / WEIGHTS) as file:
@@ -94,6 +103,8 @@ def _told(folder: Path) -> dict[str, Any]:
         kinds = {"base": str, "boundary": int, "rows": int, "tied": bool, "tokens": list}
         if not isinstance(told, dict) or not all(isinstance(told.get(key), kind) for key, kind in kinds.items()):
             raise ValueError(f"it needs {', '.join(kinds)}")
+        if not all(isinstance(token, str) for token in told["tokens"]):
+            raise ValueError("its tokens are not texts")
     except (OSError, ValueError) as error:
         raise BadInput(f"{folder / TOKENS} cannot be read: {error}") from error
     return told
