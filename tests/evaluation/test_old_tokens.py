@@ -67,6 +67,26 @@ def test_the_rise_is_that_of_a_loop_over_rows() -> None:
     assert found.rise.n == len(ROWS)
 
 
+def test_what_new_tokens_take_is_that_of_a_loop_over_rows() -> None:
+    base, tuned = pair()
+    with torch.no_grad():
+        for name, param in tuned.named_parameters():
+            if name.endswith("new_rows"):
+                param.mul_(5)
+    mass, first, tokens = 0.0, 0, 0
+    with torch.no_grad():
+        for row in ROWS:
+            logits = tuned(torch.tensor([row["input_ids"]])).logits[0, :-1]
+            for place, label in enumerate(row["labels"][1:]):
+                if label >= 0:
+                    mass += float(logits[place].softmax(-1)[OLD:].sum())
+                    first += int(logits[place].argmax() >= OLD)
+                    tokens += 1
+    found = beside(base, tuned, ROWS, OLD)
+    assert found.mass == pytest.approx(mass / tokens, rel=1e-4) and found.mass > 0.01
+    assert found.overtaken == pytest.approx(first / tokens)
+
+
 def test_a_folded_model_is_compared_as_the_one_that_it_was() -> None:
     base, tuned = pair()
     before = beside(base, tuned, ROWS, OLD)

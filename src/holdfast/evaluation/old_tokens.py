@@ -25,10 +25,14 @@ class OldTokens:
     """On one text: the rise of the loss over the old tokens alone, in nats per token, and how far a logit moved.
 
     `logit` is the largest absolute change of a logit of an old token, over all places of the text that are scored.
+    `mass` is the probability that the tuned model gives to all new tokens, on average over these places, and
+    `overtaken` the share of them where a new token is the likeliest: there a greedy answer would say one.
     """
 
     rise: Interval
     logit: float
+    mass: float = 0.0
+    overtaken: float = 0.0
 
 
 def beside(
@@ -40,7 +44,7 @@ def beside(
     to new tokens, and shows what is left: whether the old ones still stand to one another as they did. Tokens of the
     rows from `boundary` on are not scored.
     """
-    found, largest = _Sums(rows), 0.0
+    found, largest, new = _Sums(rows), 0.0, torch.zeros(3, dtype=torch.float64)
     with quiet(base) as device, quiet(tuned):
         bound = bounded(getattr(tuned, "config", None), batch_tokens, device)
         for chosen in length_sorted_batches([len(row["input_ids"]) for row in rows], bound):
@@ -48,10 +52,20 @@ def beside(
             answers = batch["labels"] if writes(base) else batch["labels"][:, 1:]
             logits = logits_of(base, batch), logits_of(tuned, batch)
             for at in _chunks((answers != IGNORED) & (answers < boundary), boundary):
-                old, new = (side[at][:, :boundary].float() for side in logits)
-                found.add(torch.tensor(chosen)[at[0].cpu()], answers[at], old, new)
-                largest = max(largest, _largest(old, new))
-    return OldTokens(found.rise(), largest)
+                before, whole = (side[at].float() for side in logits)
+                before, after = before[:, :boundary], whole[:, :boundary]
+                found.add(torch.tensor(chosen)[at[0].cpu()], answers[at], before, after)
+                largest = max(largest, _largest(before, after))
+                new += _new(whole, boundary)
+    count, mass, overtaken = new.tolist()
+    return OldTokens(found.rise(), largest, mass / max(count, 1), overtaken / max(count, 1))
+
+
+def _new(logits: Tensor, boundary: int) -> Tensor:
+    """How many places these are, and summed over them the probability of new tokens, and where one is likeliest."""
+    mass = logits.softmax(-1)[:, boundary:].sum().double().cpu()
+    first = (logits.argmax(-1) >= boundary).sum().double().cpu()
+    return torch.stack([torch.tensor(float(len(logits)), dtype=torch.float64), mass, first])
 
 
 def old_rows(base: Any, tuned: Any, boundary: int) -> float:

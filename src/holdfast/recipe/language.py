@@ -22,8 +22,9 @@ def retention(recommender: Recommender, say: Callable[[str], None] = lambda line
 
     `texts` has an entry for each kept text: `certificate` (what it says: rise in nats per token, ratio of perplexities,
     bounds; probability that went to new tokens counts as a rise), and `old_tokens`, the rise over the tokens that
-    the base had, and the largest change of one of their logits. `old_row` is the largest change in their rows. All by
-    the audit rows of the run, which steered nothing.
+    the base had, the largest change of one of their logits, the probability that new tokens get (`new_mass`), and the
+    share of places where one is the likeliest (`overtaken`). `old_row` is the largest change in their rows. All by the
+    audit rows of the run, which steered nothing.
     """
     if recommender.recipe is None:
         return None
@@ -40,7 +41,8 @@ def retention(recommender: Recommender, say: Callable[[str], None] = lambda line
         tuned, rows = recommender.base.model.to(base.model.device), text.audit.rows  # type: ignore[arg-type]
         found = beside(base.model, tuned, rows, boundary, pad_id=base.pad_id)
         rise = {"rise": found.rise.mean, "low": found.rise.low, "high": found.rise.high, "n": found.rise.n}
-        entries.append({"text": name, "certificate": certified.get(name), "old_tokens": {**rise, "logit": found.logit}})
+        old = {**rise, "logit": found.logit, "new_mass": found.mass, "overtaken": found.overtaken}
+        entries.append({"text": name, "certificate": certified.get(name), "old_tokens": old})
     return {
         "old_tokens": boundary,
         "old_row": old_rows(base.model, recommender.base.model, boundary),

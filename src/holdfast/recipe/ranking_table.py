@@ -86,6 +86,8 @@ def _language(table: Table, language: Mapping[str, Any] | None, columns: int) ->
             _add(table, f"{entry['text']}: perplexity", [_change(certified), *empty])
         _add(table, "… over old tokens", [_change(old), *empty])
         _add(table, "… largest change of an old logit", [f"{old['logit']:.3g}", *empty])
+        _add(table, "… probability of new tokens", [f"{old['new_mass']:.2%}", *empty])
+        _add(table, "… places where one is likeliest", [f"{old['overtaken']:.2%}", *empty])
     _add(table, "largest change of an old row", [f"{language['old_row']:.3g}", *empty])
 
 

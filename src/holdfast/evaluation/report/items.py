@@ -69,15 +69,26 @@ def _kept(told: Entry) -> list[Block]:
     rows = []
     for entry in texts:
         old, whole = _mapping(entry.get("old_tokens")), _mapping(entry.get("certificate"))
-        figures = (number(whole, "rise"), number(old, "rise"), number(old, "logit"))
-        cells = (f"{figures[0]:+.3f}{SPACE}nats", f"{figures[1]:+.3f}{SPACE}nats", f"{figures[2]:.2g}")
+        figures = [number(whole, "rise"), *(number(old, key) for key in ("rise", "logit", "new_mass", "overtaken"))]
+        forms = ("{:+.3f} nats", "{:+.3f} nats", "{:.2g}", "{:.2%}", "{:.2%}")
+        cells = [form.format(x).replace(" ", SPACE) for form, x in zip(forms, figures, strict=True)]
         rows.append([Cell(str(entry.get("text"))), *(Cell(c, exact=x) for c, x in zip(cells, figures, strict=True))])
     moved = number(language, "old_row")
     note = Note(
         f"Largest change in the rows of old tokens: {moved:.2g}. Probability that went to new tokens counts as lost."
     )
     return [
-        Table(("language", "loss, all tokens", "loss, old tokens alone", "largest change of an old logit"), rows),
+        Table(
+            (
+                "language",
+                "loss, all tokens",
+                "loss, old tokens alone",
+                "largest change of an old logit",
+                "probability of new tokens",
+                "places where one is likeliest",
+            ),
+            rows,
+        ),
         note,
     ]
 
