@@ -9,7 +9,7 @@ The matrices are Qwen2.5-0.5B's (151,936 x 896, of which 151,665 are tokens) and
 layers. With an untied head all three train its rows as well. Peak memory is that of a process of its own, above that
 before the model was built; optimiser and gradient bytes are those of the tensors. Exits 1 where (c) keeps less than 100
 times fewer of them than (a), where a step takes more than 0.8 times that of (a) or (b), where an old row moved, or
-where (c) and (b) learn other rows (by more than a fiftieth of how far a row can move: AdamW turns rounding into steps
+where (c) and (b) learn other rows (by more than a fiftieth of the way that they went: AdamW turns rounding into steps
 where a gradient is next to nothing). The smaller matrix has only 58 times as many rows as are new: 58 is all there is.
 """
 
@@ -76,7 +76,7 @@ class Way:
         model = case.kind(case.config)
         drawn = torch.Generator().manual_seed(1)
         fresh = [0.02 * torch.randn(NEW, case.config.hidden_size, generator=drawn) for _ in range(2)]
-        self.model = getattr(self, name)(model, fresh)
+        self.model, self.start = getattr(self, name)(model, fresh), fresh[0]
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.trained = sum(p.numel() for p in trained)
         self.optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.1)
@@ -155,7 +155,7 @@ def measured(case: Case, steps: int, memory: bool) -> tuple[list[dict[str, Any]]
     for name, way in ways.items():
         ratio, low, high = ratios(ours.times[1:], way.times[1:])
         fewer = way.kept / ours.kept
-        apart = float((way.rows() - ours.rows()).abs().max()) / (RATE * (steps + 1))
+        apart = float((way.rows() - ours.rows()).norm() / (ours.rows() - ours.start).norm())
         found.append(
             {"case": case.name, "way": WAYS[name], "trained": way.trained, "bytes": way.kept, "more bytes": fewer,
              "ours takes": ratio, "low": low, "high": high, "old rows": way.change(), "apart": apart,

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import holdfast.recipe
 from holdfast import cli
+from holdfast._errors import BadInput
 from holdfast.items.writing import write
 from holdfast.recipe import load, running
 from holdfast.recipe.loading import parse
@@ -139,7 +141,7 @@ def test_a_plan_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("learn.tasks={id_to_title: 1}", "did not learn the task 'history'"),
+        ("learn.tasks={id_to_title: 1}", "Nothing that recommends is taught"),
         ("learn={data: tiny/shakespeare}", "holds no items"),
     ],
 )
@@ -158,9 +160,39 @@ def test_a_run_is_evaluated(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert code("evaluate", run / "final", *options, "--output", tmp_path / "figures") == 0
     told = words(capsys.readouterr().out)
     assert "valid: 5 of " in told and "largest change of an old row" in told
-    found = json.loads((tmp_path / "figures" / "recommendations.json").read_text())
+    found = json.loads((tmp_path / "figures" / "recommendations-valid.json").read_text())
     assert (found["split"], found["task"], found["ks"]) == ("valid", "titles_to_id", [10])
     assert not (run / "recommendations.json").exists()
+
+
+def test_an_interrupted_training_says_how_the_evaluation_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(yaml.safe_dump(values(tmp_path)))
+    monkeypatch.setattr(holdfast.recipe, "run", lambda recipe, **given: running.Result(Path(recipe.output), None))
+    assert code("train", file) == 130
+    assert f"holdfast sid train {tmp_path / 'run' / 'recipe.yaml'} --resume" in words(capsys.readouterr().err)
+
+
+def test_a_model_is_evaluated_in_the_words_that_it_was_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = values(tmp_path)
+    told["learn"]["tasks"] = {"preference": 1, "titles_to_title": 1}
+    file = tmp_path / "shop.yaml"
+    file.write_text(yaml.safe_dump(told))
+
+    def evaluated(model: object, *, task: str, **given: object) -> None:
+        raise BadInput(f"asked by {task}")
+
+    monkeypatch.setattr(holdfast.recipe, "run", lambda recipe, **given: running.Result(tmp_path, {"verdict": None}))
+    monkeypatch.setattr(holdfast.recipe, "open_recommender", lambda folder: None)
+    monkeypatch.setattr(holdfast.recipe, "evaluate_items", evaluated)
+    assert code("train", file) == 2
+    assert "asked by preference" in words(capsys.readouterr().err)
+    assert code("train", file, "--task", "history") == 2
+    assert "did not learn the task 'history'" in words(capsys.readouterr().err)
 
 
 def test_several_are_recommended_to_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

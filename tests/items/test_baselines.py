@@ -47,12 +47,21 @@ def test_what_goes_together_is_weighed_by_the_cosine_over_users() -> None:
     with_five = {"2": cosine["2"], "4": cosine["4"], "3": cosine["3"] + 1 / math.sqrt(1 * 2)}
     assert together(TRAIN)(("1", "5"), 3) == sorted(with_five, key=lambda item: -with_five[item]) == ["3", "2", "4"]
     assert together(TRAIN)(("9",), 2) == ["3", "2"]
+    assert together(TRAIN)(("3", "9"), 9) == ["5", "2", "1", "4"]  # nothing of the history, popular though it is
 
 
 def test_what_was_had_is_left_out_if_asked() -> None:
     assert unseen(successor(TRAIN))(("3", "1"), 2) == ["2", "4"]
     assert unseen(popular(TRAIN))(("3",), 1) == ["2"]
     assert unseen(own_history(TRAIN))(("3",), 5) == []
+
+
+def test_a_list_goes_on_until_so_many_names_stand() -> None:
+    cases, same = [Interaction("a", ("9",), "4")], {"3": "x", "2": "x", "4": "y"}
+    assert recommended(popular(TRAIN), cases, 2) == [["3", "2"]]
+    (found,) = recommended(popular(TRAIN), cases, 2, same.__getitem__)
+    assert found[:2] == ["3", "2"] and {same[item] for item in found} == {"x", "y"}
+    assert recommended(popular(TRAIN), cases, 9, same.__getitem__) == [["3", "2", "4"]]
 
 
 HISTORIES = st.lists(st.sampled_from("123456789"), min_size=1, max_size=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,11 @@ def test_inter_files_have_three_columns_with_tabs_between(tmp_path: Path) -> Non
     assert [fault.line for fault in rows.faults] == [4, 5, 6]
     with pytest.raises(BadInput, match="has 2 columns, not user, history and target"):
         read(table(tmp_path, "a\tb\n", "rows.test.inter"), shop())
+
+
+def test_the_longest_cell_that_others_read_stays(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    read(table(tmp_path, f"{HEADER}ann,[1],2\n"), shop())
+    with pytest.raises(BadInput, match="lacks the columns"):
+        read(table(tmp_path, "a,b\n", "other.csv"), shop())
+    assert csv.field_size_limit() == before

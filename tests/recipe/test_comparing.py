@@ -15,15 +15,19 @@ from tokenizers import Tokenizer
 
 from holdfast._errors import BadInput
 from holdfast.base import load_base
-from holdfast.evaluation.comparison import Comparison
-from holdfast.evaluation.suites import shipped
+from holdfast.data.formats import Completion, Text
+from holdfast.evaluation.comparison import Baseline, Comparison
+from holdfast.evaluation.drift import behaviour
+from holdfast.evaluation.suites import load_suite, shipped
 from holdfast.recipe.comparing import (
+    _check_drift,
     comparisons,
     model_folder,
     render_comparison,
     render_comparisons,
     write_evaluation,
 )
+from holdfast.vocabulary import extend
 
 KEYS = {"base", "model", "date", "suites", "unguarded", "drift", "scores"}
 SUITE_KEYS = {
@@ -123,18 +127,46 @@ def test_a_run_stands_for_the_model_that_it_left(tmp_path: Path) -> None:
     assert model_folder("tiny") == "tiny"
 
 
-def test_other_tokens_are_refused_only_where_tokens_are_counted(tmp_path: Path) -> None:
-    place = changed(tmp_path / "other", 0.0)
+TEXT = {"name": "text", "data": "tiny/stories", "items": 3}
+
+
+def swapped(place: Path, read: bool) -> Path:
+    """The embedded model with two tokens of its vocabulary in each other's place, that the texts have or have not."""
+    base, place = load_base("tiny"), changed(place, 0.0)
+    texts = [record.text for record in load_suite(TEXT).records if isinstance(record, Text)]
+    used = {token for text in texts for token in base.tokenizer.tokenize(text)}
     known = json.loads((place / "tokenizer.json").read_text("utf-8"))
     vocabulary = known["model"]["vocab"]
-    last, before = sorted(vocabulary, key=vocabulary.__getitem__)[-1:-3:-1]
-    vocabulary[last], vocabulary[before] = vocabulary[before], vocabulary[last]
+    first, second = [token for token in vocabulary if len(token) == 1 and (token in used) == read][:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     Tokenizer.from_str(json.dumps(known)).save(str(place / "tokenizer.json"))
-    text = {"name": "text", "data": "tiny/stories", "items": 3}
-    with pytest.raises(BadInput, match="different tokenizers, and text counts nats per token"):
-        list(comparisons("tiny", [place], [text], noise=False, drift=False))
-    (found,) = comparisons("tiny", [place], [{**text, "metric": "bits_per_character"}], noise=False, drift=False)
+    return place
+
+
+def test_other_tokens_are_refused_only_where_tokens_are_counted(tmp_path: Path) -> None:
+    place = swapped(tmp_path / "other", read=True)
+    with pytest.raises(BadInput, match=r"different tokenizers, and read '.+' as other tokens, but text counts nats"):
+        list(comparisons("tiny", [place], [TEXT], noise=False, drift=False))
+    (found,) = comparisons("tiny", [place], [{**TEXT, "metric": "bits_per_character"}], noise=False, drift=False)
     assert found.before["text"].unit == "bits per character"
+
+
+def test_tokens_that_no_text_has_may_differ(tmp_path: Path) -> None:
+    place = swapped(tmp_path / "other", read=False)
+    (found,) = comparisons("tiny", [place], [TEXT], noise=False, drift=False)
+    assert found.changes["text"].worse.mean == 0.0
+
+
+def test_drift_is_measured_of_a_model_with_new_tokens_and_refused_where_prompts_are_read_otherwise(
+    tmp_path: Path,
+) -> None:
+    base, prompt = load_base("tiny"), " ".join(map(chr, range(33, 127)))
+    extend(base.model, base.tokenizer, ["<a_1>", "<b_1>"])
+    known = behaviour(load_base("tiny"), [Completion(prompt, "")], longest=3)
+    told = Baseline("tiny", {}, {}, known)
+    _check_drift(told, base, "both")
+    with pytest.raises(BadInput, match=r"as other tokens: drift cannot be measured"):
+        _check_drift(told, load_base(str(swapped(tmp_path / "other", read=True))), "both")
 
 
 def test_without_a_suite_it_is_said_what_to_name() -> None:

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from holdfast._errors import BadInput, UnknownName
-from holdfast.items.baselines import popular
+from holdfast.items.baselines import popular, recommended
 from holdfast.items.tasks import Prompts
-from holdfast.recipe import load
+from holdfast.items.trie import Trie
+from holdfast.recipe import load, ranking
 from holdfast.recipe.ranking import PICTURE, check_recommends, drawn, evaluate_items, write_recommendations
 from holdfast.recipe.ranking_table import render_ranking
 from holdfast.recipe.recommender import Recommender, open_recommender
@@ -117,6 +118,51 @@ def test_it_is_written_whole_and_drawn(found: dict[str, Any], tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "new").iterdir()} == {written.name, PICTURE}
 
 
+def test_what_was_asked_otherwise_never_takes_the_place_of_what_is_there(
+    found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranking, "ranking_picture", lambda found, target: target.touch())
+
+    def written(**changed: Any) -> str:
+        return write_recommendations({**found, **changed}, tmp_path, replace=False).name
+
+    write_recommendations({**found, "examples": ["kept"], "seconds": 0}, tmp_path)
+    assert written(split="valid") == "recommendations-valid.json"
+    assert written(split="valid", ks=[3]) == "recommendations-valid-2.json"
+    assert written(cases={**found["cases"], "drawn": 5}) == "recommendations-test.json"
+    assert written(split="valid") == "recommendations-valid.json"
+    assert json.loads((tmp_path / "recommendations.json").read_text())["seconds"] == 0
+    assert written() == "recommendations.json"
+    again = json.loads((tmp_path / "recommendations.json").read_text())
+    assert (again["seconds"], again["examples"]) == (found["seconds"], ["kept"])
+    assert (tmp_path / "recommendations-valid-2.png").is_file()
+
+
+def test_only_what_does_not_fit_is_left_out(model: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Prompts, task: str, of: object) -> None:
+        raise BadInput("this template cannot be filled")
+
+    monkeypatch.setattr(Prompts, "record", broken)
+    with pytest.raises(BadInput, match="cannot be filled"):
+        evaluate_items(model, cases=2, ks=(1,), language=False)
+
+
+def test_the_largest_k_counts_as_many_ids_as_it_says(model: Recommender) -> None:
+    """Pairs of items share an ID: of two IDs come four items, of which two count by item."""
+    tokens = {item: model.catalogue.tokens[str(int(item) // 2 * 2)] for item in model.catalogue.items}
+    items = model.catalogue.with_tokens(tokens)
+    paired = replace(model, catalogue=items, trie=Trie.from_tokens(items.tokens, model.base.tokenizer))
+    cases = drawn(items.split("test"), 3, 0)
+    lists = likeliest(paired, [model.prompt("history", case) for case in cases], 2, 8, None, None, lambda line: None)
+    assert [len({items.sid(item) for item, _ in one}) for one in lists] == [2, 2, 2]
+    assert [len(one) for one in lists] == [4, 4, 4]
+    found = evaluate_items(paired, cases=3, ks=(2,), beams=8, language=False)
+    assert {one["shortest_list"] for name, one in found["rankings"].items() if name != "own history"} == {2}
+    twice = popular(items.split("train"))
+    (shown,) = recommended(twice, cases[:1], 40, items.sid)
+    assert len({items.sid(item) for item in shown}) >= 40 > len({items.sid(item) for item in twice(("1",), 40)})
+
+
 def test_the_table_tells_figures_segments_and_language(found: dict[str, Any]) -> None:
     with (console := Console(width=80)).capture() as captured:
         console.print(render_ranking(found))
@@ -141,7 +187,11 @@ def test_a_recipe_is_asked_before_it_trains_whether_it_can_be_evaluated(tmp_path
     check_recommends(load(told))
     with pytest.raises(UnknownName, match="'dev'"):
         check_recommends(load(told), "dev")
-    with pytest.raises(BadInput, match=r"did not learn the task 'history'; it learnt id_to_title. Train it"):
+    with pytest.raises(BadInput, match=r"Nothing that recommends is taught: id_to_title"):
         check_recommends(load(told, ["learn.tasks={id_to_title: 1}"]))
+    with pytest.raises(BadInput, match=r"did not learn the task 'history'; it learnt preference. Ask for preference"):
+        check_recommends(load(told, ["learn.tasks={preference: 1}"]), task="history")
+    assert check_recommends(load(told)) == "history"
+    assert check_recommends(load(told, ["learn.tasks={preference: 1, title_to_id: 1}"])) == "preference"
     with pytest.raises(BadInput, match="holds no items"):
         check_recommends(load({"base": "tiny", "learn": "tiny/shakespeare"}))

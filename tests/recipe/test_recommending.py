@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from holdfast._errors import BadInput, UnknownName
+from holdfast.base import load_base
 from holdfast.items.catalogue import Interaction
 from holdfast.items.index_files import INDEX
 from holdfast.items.trie import Trie
@@ -126,6 +128,18 @@ def test_final_opens_as_its_run_does(run: Path, model: Recommender) -> None:
     inside = open_recommender(run / "final")
     assert inside.folder == run and inside.learnt == model.learnt
     assert inside.base.digest == model.base.digest
+
+
+def test_of_an_export_in_two_forms_the_plain_model_opens(run: Path, model: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "complete.json").write_text("{}")
+    grown = load_base("tiny")
+    grown.model.resize_token_embeddings(len(model.base.tokenizer))
+    grown.model.save_pretrained(tmp_path / "merged")
+    model.base.tokenizer.save_pretrained(tmp_path / "merged")
+    shutil.copy(run / "recipe.yaml", tmp_path / "merged")
+    whole = open_recommender(tmp_path)
+    assert (whole.folder, whole.learnt) == (tmp_path / "merged", model.learnt)
 
 
 def test_items_may_have_moved(run: Path, model: Recommender, tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ def test_the_resolved_recipe_says_the_same_again(tmp_path: Path) -> None:
         ("tasks.sizes.train={learningrate: 1}", "'learning_rate'"),
         ("tasks=[]", "`tasks`"),
         ("sped=evenly", "'spend'"),
+        ("tasks.sizes.data=tiny/items", "catalogues of items, and sizes asks"),
+        ("tasks.sizes.tasks={history: 1}", "catalogues of items, and sizes asks"),
+        ("learn.templates={history: '{ids}'}", "catalogues of items, and colours, sizes, plays asks"),
+        ("vocabulary={tokens: [<a_1>]}", "and `vocabulary` asks"),
+        ("freeze_llm=true", "and `freeze_llm` asks"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, override: str, said: str) -> None:

@@ -24,6 +24,10 @@ Data = Annotated[
     Path | None, typer.Option(help="The folder of the items, in place of the recipe's.", show_default=False)
 ]
 Beams = Annotated[int, typer.Option(help="Paths of the search; exact where no more IDs are left.", min=1)]
+Task = Annotated[
+    str | None,
+    typer.Option(help="The words that ask: history, titles_to_id or preference; default: the first that was learnt."),
+]
 Cases = Annotated[int | None, typer.Option(help="Rank so many cases, drawn by the seed; default: all.", min=1)]
 Seen = Annotated[bool, typer.Option("--exclude-seen", help="Leave out the items of the history.")]
 Batch = Annotated[int | None, typer.Option(help="Prompts at a time; default: as memory allows.", min=1)]
@@ -37,6 +41,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="As `holdfast train --dry-run`.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")] = False,
     split: Annotated[str, typer.Option(help="What it is evaluated on.")] = "test",
+    task: Task = None,
     beams: Beams = 50,
     cases: Cases = None,
     exclude_seen: Seen = False,
@@ -48,7 +53,7 @@ def train(
 
     recipes = holdfast.recipe
     loaded = recipes.load(recipe, overrides or ())
-    recipes.check_recommends(loaded, split)
+    task = recipes.check_recommends(loaded, split, task)
     if dry_run:
         training.train(recipe, overrides, dry_run=True, resume=resume)
         return
@@ -56,12 +61,13 @@ def train(
     with holdfast.display.Display(console) as display:
         watcher = display.run(Path(loaded.output).name)
         result = recipes.run(loaded, resume=resume, progress=watcher)
-        training.finished(result.certificate, result.folder, "a checkpoint was saved")
+        training.finished(result.certificate, result.folder, "a checkpoint was saved", "sid train")
         if not first():
             return  # of several processes one ranks and tells
         ranked = recipes.evaluate_items(
             recipes.open_recommender(result.folder),
             split=split,
+            task=task,
             beams=beams,
             cases=cases,
             seed=loaded.seed,
@@ -100,7 +106,7 @@ def evaluate(
     data: Data = None,
     dataset: Dataset = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
-    task: Annotated[str, typer.Option(help="The words that ask: history, titles_to_id or preference.")] = "history",
+    task: Task = None,
     k: Annotated[str, typer.Option(help="How many recommendations are looked at.")] = "1,3,5,10,20,50",
     beams: Beams = 50,
     cases: Cases = None,
@@ -137,7 +143,7 @@ def evaluate(
             language=language,
             say=tell,
         )
-        written = recipes.write_recommendations(found, place)
+        written = recipes.write_recommendations(found, place, replace=False)
     _ranked(found, written)
 
 

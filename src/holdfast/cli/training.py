@@ -67,10 +67,10 @@ def _sequence(values: dict[str, Any], dry_run: bool, resume: bool) -> None:
     told(outcome.folder, outcome.verdict)
 
 
-def finished(result: object, folder: Path, kept: str) -> None:
+def finished(result: object, folder: Path, kept: str, command: str = "train") -> None:
     """Leave, and say how to go on, where a run has no result because it was interrupted."""
     if result is None:
-        say(f"Interrupted; {kept}. Go on: holdfast train {folder / 'recipe.yaml'} --resume")
+        say(f"Interrupted; {kept}. Go on: holdfast {command} {folder / 'recipe.yaml'} --resume")
         raise typer.Exit(130)
 
 

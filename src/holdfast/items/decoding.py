@@ -187,9 +187,8 @@ class _Asked(Generic[Item]):
             for state, score in zip(states, scores, strict=True)
             if score > -math.inf and (left := [n for n in self.trie.at(state) if self.trie.items[n] not in gone])
         ]
-        best = sorted(scored)[: self.k] if self.by_id else scored
-        ranked = sorted((score, number) for score, left in best for number in left)
-        return [(self.trie.items[number], -score) for score, number in (ranked if self.by_id else ranked[: self.k])]
+        ranked = sorted((score, number) for score, left in sorted(scored)[: self.k] for number in left)
+        return [(self.trie.items[number], -score) for score, number in ranked[: None if self.by_id else self.k]]
 
 
 def _check(model: Any, trie: Trie[Item], k: int, beams: int, batch_size: int | None, way: Way) -> None:

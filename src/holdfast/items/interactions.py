@@ -47,19 +47,30 @@ def read(path: Path, catalogue: Catalogue) -> Rows:
     own titles or semantic IDs are not those of the catalogue, for IDs may have been built anew since.
     """
     rows = Rows([], [], [])
-    for line, cells in _lines(path):
-        try:
-            row = _interaction(_sound(cells), line)
-            _known(row, catalogue)
-            contradictions = list(_contradictions(_sound(cells), row, catalogue))
-        except ValueError as error:
-            rows.faults.append(Fault(str(path), line, str(error)))
-        else:
-            rows.kept.append(row)
-            rows.notes.extend(Fault(str(path), line, why) for why in contradictions)
+    with _long_cells():
+        for line, cells in _lines(path):
+            try:
+                row = _interaction(_sound(cells), line)
+                _known(row, catalogue)
+                contradictions = list(_contradictions(_sound(cells), row, catalogue))
+            except ValueError as error:
+                rows.faults.append(Fault(str(path), line, str(error)))
+            else:
+                rows.kept.append(row)
+                rows.notes.extend(Fault(str(path), line, why) for why in contradictions)
     if not rows.kept and not rows.faults:
         raise BadInput(f"{path} is empty: no row follows its header. Leave the file out, or write it again.")
     return rows
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells of any length can be read meanwhile: `csv` has one limit for the whole process."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Cells | ValueError]]:

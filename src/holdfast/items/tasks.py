@@ -107,13 +107,11 @@ class Prompts:
 
         An ID stands as its tokens joined, all levels; as completion exactly so, without a blank before. A title as
         completion has one blank before it. Where a title belongs to several items, `references` has all their IDs.
-        Raises Unfit where it does not fit into `max_tokens` with the last item alone, BadInput for the wrong kind of `of`.
+        Raises Unfit where not even the last item fits into `max_tokens`, BadInput for the wrong kind of `of`.
         """
         record = self._fitting(_task(task), of)
         if record is None:
-            raise Unfit(
-                f"The task {task!r} of {_called(of)} does not fit into {self.max_tokens} tokens. Allow more."
-            )
+            raise Unfit(f"The task {task!r} of {_called(of)} does not fit into {self.max_tokens} tokens. Allow more.")
         return record
 
     def records(self, task: str, split: str) -> list[Completion]:

@@ -126,11 +126,13 @@ def has_items(name: str) -> bool:
 def _check_ids(items: Catalogue, learn: Learn) -> None:
     """Raise BadInput where items without semantic IDs are asked about by them."""
     taught = learn.tasks or FIVE
-    asking = [name for name in taught if name in TASKS and (TASKS[name].given in ("id", "ids") or TASKS[name].answer == "id")]
+    asking = [
+        name for name in taught if name in TASKS and (TASKS[name].given in ("id", "ids") or TASKS[name].answer == "id")
+    ]
     if asking and not items.tokens:
         raise BadInput(
-            f"The items in {learn.data} have no semantic IDs, which {', '.join(asking)} ask about. Build them (holdfast "
-            "sid build) and name them (`vocabulary: {items: DIR/NAME.index.json}`), or learn titles alone: "
+            f"The items in {learn.data} have no semantic IDs, which {', '.join(asking)} ask about. Build them "
+            "(holdfast sid build) and name them (`vocabulary: {items: DIR/NAME.index.json}`), or learn titles alone: "
             "`learn.tasks: {titles_to_title: 1}`."
         )
 
@@ -139,8 +141,8 @@ def _loaded(folder: str, dataset: str | None) -> Catalogue:
     """Read once for tokens, titles and records, and again where a file has changed since."""
     if folder == MADE_UP:
         return _made_up()
-    place = Path(folder).expanduser().resolve()
-    stats = [(str(path), path.stat()) for path in find(place, dataset).files.values()]
+    files = find(Path(folder).expanduser(), dataset).files.values()
+    stats = [(str(path.resolve()), path.stat()) for path in files]
     return _read(folder, dataset, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from holdfast._errors import BadInput
 from holdfast.adapters.stored import load_adapted
-from holdfast.base import Base
+from holdfast.base import CONFIG, Base
+from holdfast.data.rows import Rows, encode, tokens
 from holdfast.evaluation.change import interval
 from holdfast.evaluation.comparison import Baseline, Comparison, baseline, compare
 from holdfast.evaluation.plain import write_json
@@ -23,6 +24,12 @@ from holdfast.evaluation.report.headline import SPACE
 from holdfast.evaluation.suites import Suite, load_suite, load_suites, unguarded
 
 EVALUATION = "evaluation.json"
+MERGED = "merged"
+"""The folder of the plain model in an export that has an adapter too."""
+
+WHOLE, SHOWN = 2**31, 60
+"""Tokens of a row in which tokenizers are compared, none of which is cut; characters of a text that an error shows."""
+
 SHORT = {"nats per token": "nats/token", "bits per character": "bits/char."}
 TONES = {"forgot": "bold red", "kept": "green", "improved": "green", "undecided": "yellow"}
 
@@ -40,24 +47,19 @@ def comparisons(
     """Each tuned model beside the base on the same suites; one model is in memory at a time.
 
     Models are bases, folders of runs or of their `final/` or checkpoints, adapters or Hub ids; `learnt` are suites of
-    what was trained for. Raises BadInput where tokenizers differ and a metric would compare tokens with other tokens.
+    what was trained for. Raises BadInput where a metric would compare tokens with other tokens: where the tokenizers
+    make other tokens of a text that is measured by the token. Tokens that no such text has may differ.
     """
     asked = chosen(suites, learnt)
     if not asked:
         raise BadInput("There is no suite to evaluate on. Name one, such as `--suite all`; see `holdfast suites list`.")
-    known, vocabulary = _known(base, asked, noise, drift, say)
+    known, read, vocabulary = _known(base, asked, noise, drift, say)
     for name in tuned:
         say(f"loading {name}")
         model = opened(name)
-        if drift and known.fixed is not None and model.tokenizer.get_vocab() != vocabulary:
-            raise BadInput(
-                f"{name} and {base} have different tokenizers: drift cannot be measured. Leave it: --no-drift."
-            )
-        if model.tokenizer.get_vocab() != vocabulary and (counted := _by_token(known)):
-            raise BadInput(
-                f"{name} and {base} have different tokenizers, and {', '.join(counted)} counts nats per token. Use the "
-                "metric bits_per_character."
-            )
+        if model.tokenizer.get_vocab() != vocabulary:
+            _check_drift(known, model, f"{name} and {base}")
+            _check_tokens(known, asked, read, model, f"{name} and {base}")
         yield compare(known, replace(model, name=str(name)), asked, say=say)
 
 
@@ -96,9 +98,11 @@ def chosen(
 
 
 def model_folder(name: str | Path) -> str | Path:
-    """The model that a name stands for: of a run's folder, the one that it left."""
-    final = Path(name) / "final"
-    return final if final.is_dir() else name
+    """The model that a name stands for: of a run's folder the one that it left, of an export in two forms the whole."""
+    place = Path(name)
+    if (place / "final").is_dir():
+        return place / "final"
+    return place / MERGED if (place / MERGED / CONFIG).is_file() and not any(place.glob("*.safetensors")) else name
 
 
 def write_evaluation(found: Comparison, folder: str | Path) -> Path:
@@ -162,11 +166,13 @@ def render_comparisons(found: Sequence[Comparison]) -> Table:
 
 def _known(
     base: str | Path, suites: Sequence[Suite], noise: bool, drift: bool, say: Callable[[str], None]
-) -> tuple[Baseline, dict[str, int]]:
-    """What the base did, and its vocabulary; the base itself is let go."""
+) -> tuple[Baseline, dict[str, list[Rows]], dict[str, int]]:
+    """What the base did, how it read texts that are counted by token, and its vocabulary; the base is let go."""
     say(f"loading {base}")
     model = opened(base)
-    return baseline(model, suites, noise=noise, drift=drift, say=say), model.tokenizer.get_vocab()
+    known = baseline(model, suites, noise=noise, drift=drift, say=say)
+    read = {suite.name: _read(suite, model) for suite in suites if suite.name in _by_token(known)}
+    return known, read, model.tokenizer.get_vocab()
 
 
 def opened(name: str | Path) -> Base:
@@ -175,6 +181,41 @@ def opened(name: str | Path) -> Base:
     module: nn.Module = base.model
     module.to(PartialState().device)
     return base
+
+
+def _read(suite: Suite, base: Base) -> list[Rows]:
+    """The rows of each example as a model's tokenizer makes them; none where a harness reads them."""
+    if suite.settings.kind == "lm_eval":
+        return []
+    return [encode(record, base.tokenizer, length=WHOLE)[0] for record in suite.asked(base)]
+
+
+def _check_tokens(
+    known: Baseline, suites: Sequence[Suite], read: Mapping[str, list[Rows]], model: Base, names: str
+) -> None:
+    """Raise BadInput for the first text that is counted by token and that the model reads as other tokens."""
+    counted = _by_token(known)
+    for suite in (suite for suite in suites if suite.name in counted):
+        pairs = zip(read[suite.name], _read(suite, model), strict=True)
+        other = next((i for i, (before, after) in enumerate(pairs) if before != after), None)
+        if other is None and suite.settings.kind != "lm_eval":
+            continue
+        text = "" if other is None else f", and read {' '.join(suite.shown(other))[:SHOWN]!r} as other tokens"
+        raise BadInput(
+            f"{names} have different tokenizers{text}, but {suite.name} counts nats per token. Use the metric "
+            "bits_per_character."
+        )
+
+
+def _check_drift(known: Baseline, model: Base, names: str) -> None:
+    """Raise BadInput where the model would read a base's answers, or the prompts to them, otherwise."""
+    for said in (said for said in (known.fixed, known.new) if said is not None):
+        before, after = said.tokenizer, model.tokenizer
+        used = sorted({i for row in said.rows for i in row["input_ids"]})
+        other = next((p.prompt for p in said.prompts if tokens(before, p.prompt) != tokens(after, p.prompt)), None)
+        if other is not None or before.convert_ids_to_tokens(used) != after.convert_ids_to_tokens(used):
+            text = "" if other is None else f", and read {other[:SHOWN]!r} as other tokens"
+            raise BadInput(f"{names} have different tokenizers{text}: drift cannot be measured. Leave it: --no-drift.")
 
 
 def _by_token(known: Baseline) -> list[str]:

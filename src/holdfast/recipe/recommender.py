@@ -16,7 +16,7 @@ from holdfast.items.reading import load as load_items
 from holdfast.items.tasks import FIVE, TASKS, Prompts
 from holdfast.items.trie import Trie
 from holdfast.recipe.catalogue import catalogue, indexed, prompted
-from holdfast.recipe.comparing import opened
+from holdfast.recipe.comparing import MERGED, model_folder, opened
 from holdfast.recipe.loading import load
 from holdfast.recipe.schema import Recipe
 
@@ -107,6 +107,20 @@ def taught(recipe: Recipe) -> tuple[str, ...]:
     return tuple(recipe.learn.tasks or FIVE)
 
 
+def default_task(learnt: Sequence[str]) -> str:
+    """The task whose words ask unless told: `history` where it was learnt, else another that recommends.
+
+    Raises BadInput where nothing that recommends was learnt.
+    """
+    found = next((task for task in RECOMMENDING if task in learnt), None)
+    if found is None:
+        raise BadInput(
+            f"Nothing that recommends is taught: {', '.join(learnt)} name no item that comes next by its ID. Add "
+            f"{' or '.join(RECOMMENDING)}: `learn.tasks: {{{RECOMMENDING[0]}: 1}}`."
+        )
+    return found
+
+
 def check_task(task: str, learnt: Sequence[str]) -> None:
     """Raise UnknownName for a task that recommends nothing, BadInput for one that was not learnt."""
     if task not in RECOMMENDING:
@@ -130,6 +144,8 @@ def open_recommender(model: str | Path, *, data: str | Path | None = None, datas
     model lacks or that do not fit the items.
     """
     place = Path(model)
+    if (inside := Path(model_folder(place))).name == MERGED:
+        place = inside
     recipe = recipe_of(place)
     items = _items(str(model), recipe, data, dataset)
     if not items.tokens:
@@ -183,6 +199,7 @@ def _items(model: str, recipe: Recipe | None, data: str | Path | None, dataset: 
 
 def _check_finished(place: Path) -> None:
     """Raise BadInput for a run's folder from which no model can be taken yet."""
-    model = (place / "final").is_dir() or (place / CONFIG).is_file() or any(place.glob("*.safetensors"))
+    found = Path(model_folder(place))
+    model = found != place or (place / CONFIG).is_file() or any(place.glob("*.safetensors"))
     if (place / RECIPE).is_file() and not model:
         raise BadInput(f"{place} holds no finished run: there is no final/ in it. Train it first, or --resume it.")

@@ -31,7 +31,7 @@ class Learn(Part):
 
     Where `data` is a catalogue of items (a folder with an index or `.item.json`), `tasks` says what is asked about it
     and how often each record comes (`history: 1`); by default the five sets of `holdfast.items.tasks.FIVE`. `templates`
-    puts other texts in place of theirs. The learning is measured on histories of the validation users.
+    puts other texts in place of theirs. The learning is measured on what the validation users chose next.
     """
 
     data: str

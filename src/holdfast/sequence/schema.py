@@ -13,12 +13,18 @@ from pydantic import Field, ValidationError
 from holdfast._errors import BadInput
 from holdfast.adapters.method import methods
 from holdfast.data.probes import CHAT, SELF, SOUND
+from holdfast.recipe.catalogue import has_items
 from holdfast.recipe.checking import checked
 from holdfast.recipe.faults import explained, known
 from holdfast.recipe.loading import values
 from holdfast.recipe.schema import Keep, Learn, Method, Monitoring, Part, Recipe, Samples
 from holdfast.recipe.spelling import spelt_out as spelt_out_recipe
 from holdfast.sequence.words import BEFORE, MADE_UP, TASKS, Rules, asked, resolved
+
+NO_ITEMS = (
+    "A sequence learns texts, without new tokens or catalogues of items, and {} asks for such. Train items by a "
+    "recipe of their own: holdfast sid train."
+)
 
 Metric = Literal["auto", "choice_accuracy", "exact_match", "loss"]
 
@@ -128,15 +134,24 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
 
 def sequence(raw: Mapping[str, Any]) -> SequenceRecipe:
     """A checked sequence from plain values; `learn`, if there, holds what the tasks share (`learn: {length: 64}`)."""
+    _check_items(raw)
     spelt = _spelt_out(raw)
     try:
         made = SequenceRecipe.model_validate(spelt)
     except ValidationError as error:
         raise explained(error, spelt, SequenceRecipe) from None
     _check_names(made)
+    if items := [task.name for task in made.tasks if task.tasks or task.templates or has_items(task.data)]:
+        raise BadInput(NO_ITEMS.format(", ".join(items)))
     for place in range(len(made.tasks)):
         made.of(place)
     return made
+
+
+def _check_items(raw: Mapping[str, Any]) -> None:
+    """Raise BadInput for what would give the models of a sequence new tokens."""
+    if named := [key for key in ("vocabulary", "freeze_llm") if raw.get(key)]:
+        raise BadInput(NO_ITEMS.format(f"`{named[0]}`"))
 
 
 def _spelt_out(raw: Mapping[str, Any]) -> dict[str, Any]:
