@@ -46,6 +46,7 @@ def picture(
             axes.set_ylabel(learnt)
             if logarithmic:
                 axes.set_xscale("symlog", linthresh=0.01)
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         told = "\n".join(f"{i:2}  {case}" for i, case in enumerate(cases, 1))
         figure.text(edge, 0.5, told, ha="left", va="center", fontsize=8, color=INK, family="monospace")
         write(figure, picture_file(file))
