@@ -98,7 +98,7 @@ RATE = {
 
 
 def test_every_method_of_the_installed_peft_has_an_example() -> None:
-    assert {name.split()[0] for name in SETTINGS} | OTHER_INPUTS | {"qlora"} == set(methods.names())
+    assert {name.split()[0] for name in SETTINGS} | OTHER_INPUTS | {"qlora", "rows"} == set(methods.names())
     assert len(methods.names()) > 40 and {name.lower() for name in OWN_FILES} & set(methods.names())
 
 

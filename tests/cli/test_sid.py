@@ -15,6 +15,7 @@ import yaml
 import holdfast.recipe
 from holdfast import cli
 from holdfast._errors import BadInput
+from holdfast.cli.app import complaints, console
 from holdfast.items.writing import write
 from holdfast.recipe import load, running
 from holdfast.recipe.loading import parse
@@ -27,7 +28,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     """Without the pictures of the report, and apart from the user's cache."""
     monkeypatch.setattr(running, "write_report", lambda runs, target, title: target)
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
+    for place in (console, complaints):
+        monkeypatch.setattr(place, "_width", 200)
 
 
 @pytest.fixture(scope="module")
