@@ -133,7 +133,7 @@ class Way:
 
     def change(self) -> float:
         pairs = zip(self.matrices(), self.old, strict=True)
-        return max(float((now[: self.case.tokens] - then).abs().max()) for now, then in pairs)
+        return max(float((now.detach()[: self.case.tokens] - then).abs().max()) for now, then in pairs)
 
     def rows(self) -> Tensor:
         """The new input rows."""
