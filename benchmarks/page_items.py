@@ -34,7 +34,7 @@ def vocabulary_rows(found: Found) -> str:
         f"{found['tokens']} tokens a step; the three ways take turns. A masked gradient still lets weight decay shrink "
         "every old row, and keeps optimiser state for all of them; PEFT's trainable tokens copy the matrix in each "
         "step. The smaller matrix has only 58 times as many rows as are new: 58 times fewer bytes are all there is; "
-        "and four layers of 44 M weights above it outweigh what PEFT copies, so that a step of ours is not 0.8 of it.\n\n"
+        "and four layers of 44 M weights above it outweigh what PEFT copies: a step of ours is not 0.8 of it.\n\n"
         f"{table(head, rows)}\n\nGPU: {found['gpu']}."
     )
 
