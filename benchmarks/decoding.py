@@ -35,9 +35,9 @@ from typing import Any
 
 import torch
 from record import keep, show, verdict
+from shapes import random_qwen
 from torch import Tensor
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
-from transformers.initialization import no_init_weights
+from transformers import GenerationConfig
 from transformers.utils import logging as hf_logging
 
 from holdfast.base import load_base
@@ -77,17 +77,8 @@ def small(device: str) -> tuple[Any, int]:
 
 def large(device: str) -> tuple[Any, int]:
     """Random weights in the shape of Qwen2.5-0.5B, 4 blocks of 24; the codes are its last tokens."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=4, num_attention_heads=14,
-        num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    )  # fmt: skip
-    with no_init_weights(), torch.device(device):
-        model = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.fill_(float("norm" in name)) if p.ndim == 1 else p.uniform_(-0.035, 0.035)
-    return model.eval(), config.vocab_size - sum(CODES)
+    model = random_qwen(4, device)
+    return model.eval(), model.config.vocab_size - sum(CODES)
 
 
 MODELS: dict[str, tuple[Callable[[str], tuple[Any, int]], int, int]] = {

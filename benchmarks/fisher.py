@@ -37,11 +37,10 @@ import torch
 from record import keep
 from rich.console import Console
 from rich.table import Table
+from shapes import random_qwen
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from transformers.initialization import no_init_weights
 from transformers.utils import logging as hf_logging
 
 from holdfast.base import load_base
@@ -66,16 +65,7 @@ def embedded(rows: int, device: str) -> tuple[nn.Module, list[Batch]]:
 
 def qwen(blocks: int, rows: int, device: str) -> tuple[nn.Module, list[Batch]]:
     """Random weights in the shape of Qwen2.5-0.5B, or of its first blocks."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=blocks, num_attention_heads=14,
-        num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-    )  # fmt: skip
-    with no_init_weights(), torch.device(device):
-        model = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.fill_(float("norm" in name)) if p.ndim == 1 else p.uniform_(-0.035, 0.035)
+    model = random_qwen(blocks, device)
     tokens = torch.randint(151936, (rows, LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
     return model, [{"input_ids": ids, "labels": ids} for ids in tokens.split(2)]
 

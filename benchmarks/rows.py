@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,8 +31,9 @@ import torch
 from overhead import KEEPS, ratios, resident
 from peft import TrainableTokensConfig, get_peft_model
 from record import keep, show, verdict
+from shapes import qwen
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
 
 from holdfast.adapters.method import methods
 from holdfast.vocabulary import lay, new_rows
@@ -53,18 +55,17 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    for tied in (True, False):
-        qwen = Qwen2Config(
-            vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=4, num_attention_heads=14,
-            num_key_value_heads=2, max_position_embeddings=LENGTH, tie_word_embeddings=tied, use_cache=False,
-        )  # fmt: skip
-        yield Case(f"151,936 x 896, {'tied' if tied else 'untied'}", Qwen2ForCausalLM, qwen, 151_665)
-    for tied in (True, False):
-        llama = LlamaConfig(
-            vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=4, num_attention_heads=32,
-            num_key_value_heads=4, max_position_embeddings=LENGTH, tie_word_embeddings=tied, use_cache=False,
-        )  # fmt: skip
-        yield Case(f"32,000 x 2,048, {'tied' if tied else 'untied'}", LlamaForCausalLM, llama, 32_000)
+    for form, tied in product(("151,936 x 896", "32,000 x 2,048"), (True, False)):
+        shared = {"max_position_embeddings": LENGTH, "tie_word_embeddings": tied, "use_cache": False}
+        name = f"{form}, {'tied' if tied else 'untied'}"
+        if form.startswith("151"):
+            yield Case(name, Qwen2ForCausalLM, qwen(4, **shared), 151_665)
+        else:
+            llama = LlamaConfig(
+                vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=4,
+                num_attention_heads=32, num_key_value_heads=4, **shared,
+            )  # fmt: skip
+            yield Case(name, LlamaForCausalLM, llama, 32_000)
 
 
 class Way:
