@@ -42,6 +42,7 @@ from overhead import raced as in_turns
 from peft import PeftModel, get_peft_model
 from plane_picture import front
 from record import keep, show, verdict
+from strategies import ANSWER, BATCH, FILES, LONGEST, STEPS, TASKS, TESTS, forgotten, stories, task
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging as hf_logging
@@ -55,7 +56,6 @@ from holdfast.data.rows import Row, collate, encode
 from holdfast.evaluation.loss import sequence_losses
 from holdfast.evaluation.metrics import exact_match
 from holdfast.evaluation.statistics import paired
-from strategies import ANSWER, BATCH, FILES, LONGEST, STEPS, TASKS, TESTS, forgotten, stories, task
 
 Job = dict[str, Any]
 LOW, MIDDLE, HIGH = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2), (1e-2, 3e-2, 1e-1)
