@@ -21,10 +21,10 @@ sid-demo: $(VENV)/.installed  ## items as new words, recommended: runs/sid-demo/
 	@$(BIN)/holdfast sid demo $(if $(wildcard $(ITEMS)),--data $(ITEMS))
 
 test: $(VENV)/.installed-dev  ## the fast tests
-	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2
+	@$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev  ## all tests
-	@$(BIN)/python -m pytest --numprocesses 2
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.installed-dev  ## style and types
 	@$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -42,7 +43,7 @@ def build(arch: str, *, tied: bool = True, dropout: float = 0.0, seed: int = 0) 
     every dropout rate that the architecture has. The global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if arch == "lora":
             return lora(build("llama", tied=tied, dropout=dropout, seed=seed), seed=seed)
         model: PreTrainedModel = _CLASSES[arch](config(arch, tied=tied, dropout=dropout))
@@ -55,12 +56,17 @@ def lora(model: Any, *, seed: int = 0, **settings: Any) -> PeftModel:
     """Wrap a model in LoRA (rank 2, alpha 6, MLP targets of a Llama unless told) with random B factors."""
     settings = {"r": 2, "lora_alpha": 6, "target_modules": ["gate_proj", "up_proj", "down_proj"], **settings}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(model, LoraConfig(**settings))
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name and "magnitude" not in name:
                 torch.nn.init.normal_(parameter, std=0.1)
     return wrapped.eval()
+
+
+def quickly(quick: Sequence[Any], cases: Sequence[Any]) -> list[Any]:
+    """Parameters of a test: all cases, of which only the `quick` ones are not marked slow."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 def inputs(*, rows: int = 2, length: int = 8, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ def trained(kind: str, size: int, folder: Path, rules: tuple[Rule, ...] = ()) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_accumulated_steps_are_those_of_one_batch(kind: str, size: int, tmp_path: Path) -> None:
     whole_loss, whole = trained(kind, 16, tmp_path / "a")
     loss, parts = trained(kind, size, tmp_path / "b")

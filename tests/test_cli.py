@@ -241,6 +241,7 @@ def test_without_a_command_recipes_are_listed_with_their_descriptions_aligned(
     assert sorted(line[:wide].strip() for line in lines if line[:wide].strip()) == sorted(holdfast.recipe.shipped())
 
 
+@pytest.mark.slow
 def test_a_report_is_written_about_runs(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code("train", file, "train.max_steps=2") == 0
     page = tmp_path / "both.html"
@@ -302,7 +303,7 @@ def test_the_package_runs_as_a_module() -> None:
     ("arguments", "said"),
     [
         pytest.param(["inspect", "tiny"], "260,032", marks=pytest.mark.slow),
-        (["report", "nowhere"], "no run folder"),
+        pytest.param(["report", "nowhere"], "no run folder", marks=pytest.mark.slow),
         pytest.param(["inspect", "tiny", "--importance", "magnitude"], "critical", marks=pytest.mark.slow),
     ],
 )

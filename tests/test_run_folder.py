@@ -56,7 +56,7 @@ def equal(host: Any, whole: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("step", [2, 4, 6])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_resumed_run_is_the_uninterrupted_one(step: int, whole: Any, place: Path) -> None:
     host = made(place)
     host.train(str(place / f"checkpoint-{step}"))
@@ -167,6 +167,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_reason(other: str, pl
     assert same(before, weights(host.model))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_an_earlier_run_in_the_same_folder_are_passed_over(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

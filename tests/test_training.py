@@ -30,7 +30,7 @@ from holdfast.strategies.frozen import Frozen
 from holdfast.strategies.incremental import Incremental
 from holdfast.strategies.layerwise import Layerwise
 from holdfast.training import Trainer
-from tests.models import VOCABULARY, build, lora
+from tests.models import VOCABULARY, build, lora, quickly
 from tests.test_every_rule import ROWS, same
 
 STEPS, SIZE = 4, 4
@@ -171,7 +171,7 @@ def by_advance(model: Any, args: TrainingArguments) -> dict[str, Tensor]:
     return weights(model)
 
 
-@pytest.mark.parametrize("case", HOSTS)
+@pytest.mark.parametrize("case", quickly(["lora, bf16, accumulated"], [*HOSTS]))
 def test_three_hosts_give_the_same_bits(case: str, tmp_path: Path) -> None:
     args = settings(tmp_path, **HOSTS[case])
     before = weights(model_for(case))

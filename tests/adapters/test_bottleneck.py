@@ -21,7 +21,7 @@ from holdfast.adapters.method import methods
 from holdfast.params.inventory import inventory
 from holdfast.rule import Rule, rules
 from holdfast.run import Run
-from tests.models import ARCHITECTURES, HEADS, INNER, LAYERS, VOCABULARY, WIDTH, build, inputs
+from tests.models import ARCHITECTURES, HEADS, INNER, LAYERS, VOCABULARY, WIDTH, build, inputs, quickly
 from tests.test_every_rule import ROWS, batches
 from tests.test_training import settings, trainer
 
@@ -79,7 +79,7 @@ def stepped(model: Any, steps: int = 5) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", quickly(["llama", "t5"], ARCHITECTURES))
 def test_adapters_stand_at_the_end_of_attention_and_mlp_and_start_as_the_base(arch: str) -> None:
     model = build(arch)
     before = logits(model)
@@ -98,7 +98,7 @@ def test_adapters_stand_at_the_end_of_attention_and_mlp_and_start_as_the_base(ar
     assert sum(param.numel for param in trained) == len(found) * (2 * 4 * WIDTH + 4 + WIDTH)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", quickly(["llama", "t5"], ARCHITECTURES))
 def test_the_other_style_stands_behind_the_mlp_alone(arch: str) -> None:
     model = build(arch)
     names = projections(model, ["mlp"])

@@ -21,7 +21,7 @@ from holdfast.before import unprompted
 from holdfast.params.plan import from_config
 from holdfast.run import Run
 from holdfast.training import Trainer
-from tests.models import VOCABULARY, build, inputs
+from tests.models import VOCABULARY, build, inputs, quickly
 
 ROWS = [{"input_ids": ids, "labels": list(ids)} for ids in torch.randint(3, VOCABULARY, (16, 12)).tolist()]
 BATCH = {k: torch.tensor([row[k] for row in ROWS[:8]]) for k in ROWS[0]}
@@ -79,8 +79,8 @@ OTHER_INPUTS = {"cartridge", "cpt", "multitask_prompt_tuning", "poly", "shadow",
 """Methods of PEFT that need more than a model and rows: task numbers, other adapters, a second model, a first pass."""
 
 OURS = ("full", "lora", "adalora", "prompt", "ptuning", "ia3", "ln", "shira", "osf", "bottleneck")
-EACH = [case if case.startswith(OURS) else pytest.param(case, marks=pytest.mark.slow) for case in SETTINGS]
-"""All of them; those that are PEFT's alone only where all tests are run."""
+EACH = quickly([case for case in SETTINGS if case.startswith(OURS) and case != "lora eva"], [*SETTINGS])
+"""All of them; those that are PEFT's alone, and EVA, only where all tests are run."""
 
 REWRITING = {"full", "osf", "lora pissa", "lora olora"}
 """Methods that put other values in the place of the base's weights at the start, or train those weights."""
@@ -258,10 +258,7 @@ def test_these_are_the_names_that_are_given() -> None:
 
 
 QUICK = ("adalora", "prompt", "ptuning", "ptuning2 projected", "osf", "bottleneck")
-SAVED = [
-    case if case in QUICK else pytest.param(case, marks=pytest.mark.slow)
-    for case in SETTINGS if case not in ("full", "pvera")
-]  # fmt: skip
+SAVED = quickly(QUICK, [case for case in SETTINGS if case not in ("full", "pvera")])
 """pVeRA draws noise in training from a generator of its own, which nothing saves."""
 
 

@@ -36,7 +36,10 @@ def stored(model: torch.nn.Module) -> dict[str, Tensor]:
     return {n: t.detach().clone() for n, t in model.state_dict().items() if "lora_" not in n}
 
 
-@pytest.mark.parametrize(("bits", "double"), [(4, True), (4, False), (8, True)])
+@pytest.mark.parametrize(
+    ("bits", "double"),
+    [(4, True), pytest.param(4, False, marks=pytest.mark.slow), pytest.param(8, True, marks=pytest.mark.slow)],
+)
 def test_it_learns_beside_a_base_that_stays_bit_for_bit(bits: int, double: bool, tmp_path: Path) -> None:
     base = load_base("tiny", quantization=quantisation(bits, double=double))
     assert is_quantised(base.model) and base.digest != load_base("tiny").digest
@@ -74,7 +77,10 @@ def test_a_quantised_copy_is_what_loading_quantised_gives() -> None:
     assert packed.numel() * packed.element_size() * 8 == plain.model.layers[0].mlp.up_proj.weight.numel() * 4
 
 
-@pytest.mark.parametrize(("bits", "double"), [(4, True), (4, False), (8, True)])
+@pytest.mark.parametrize(
+    ("bits", "double"),
+    [(4, True), pytest.param(4, False, marks=pytest.mark.slow), pytest.param(8, True, marks=pytest.mark.slow)],
+)
 def test_a_plan_knows_what_a_stored_weight_takes(bits: int, double: bool) -> None:
     settings = quantisation(bits, double=double)
     layer: Any = load_base("tiny", quantization=settings).model.model.layers[0].mlp.up_proj

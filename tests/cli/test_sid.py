@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from holdfast.items.writing import write
 from holdfast.recipe import load, running
 from holdfast.recipe.loading import parse
 from holdfast.recipe.training import training_arguments
-from tests.recipe.taught import shop, taught, values
+from tests.recipe.taught import once, shop, values
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught(tmp_path_factory.mktemp("taught"))
+    kept = tmp_path_factory.mktemp("taught") / "run"
+    shutil.copytree(once(tmp_path_factory.getbasetemp()), kept)
+    return kept
 
 
 def code(*arguments: str | Path) -> int:
@@ -216,6 +219,8 @@ def test_several_are_recommended_to_at_once(run: Path, capsys: pytest.CaptureFix
         (("recommend", "--items", "3,999"), "There is no item '999'"),
         (("recommend", "--items", ","), "at least one item"),
         (("recommend", "--titles", " | "), "at least one title"),
+        (("recommend", "--titles", "a lamp", "--task", "history"), "Titles are asked by titles_to_id"),
+        (("recommend", "--items", "3", "--task", "preference"), "did not learn"),
         (("evaluate", "--split", "dev"), "called 'dev'"),
         (("evaluate", "--task", "preference"), "did not learn"),
         (("evaluate", "--k", "ten"), "--k takes whole numbers"),

@@ -59,6 +59,7 @@ def test_the_training_is_bit_for_bit_the_one_without_it(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_has_the_log_of_one_that_never_stopped(tmp_path: Path) -> None:
     def watched(folder: Path, **arguments: Any) -> transformers.Trainer:
         return trainer(folder, MonitorCallback({"old": rows(8, 1)}, {"new": rows(40)}, every=2, share=0.9), **arguments)

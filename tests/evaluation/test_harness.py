@@ -64,7 +64,9 @@ def own(place: Path, **settings: Any) -> Suite:
     return load_suite(place)
 
 
-@pytest.mark.parametrize(("metric", "normalised"), [("acc", False), ("acc_norm", True)])
+@pytest.mark.parametrize(
+    ("metric", "normalised"), [("acc", False), pytest.param("acc_norm", True, marks=pytest.mark.slow)]
+)
 def test_its_accuracies_are_ours_item_by_item(base: Base, tmp_path: Path, metric: str, normalised: bool) -> None:
     """`acc_norm` divides by characters and leaves out the blank, so only texts of one kind compare: these do."""
     base.model.train()
@@ -101,6 +103,7 @@ def test_nothing_stays_behind_when_it_raises(base: Base, tmp_path: Path, monkeyp
     assert not base.model.training
 
 
+@pytest.mark.slow
 def test_a_bounded_task_shows_its_items_and_names_its_metrics(base: Base, tmp_path: Path) -> None:
     suite = own(tmp_path, items=4)
     found = suite.score(base)

@@ -78,6 +78,7 @@ def test_each_item_stands_once_and_a_longer_list_begins_with_the_shorter(name: s
     assert not set(unseen(rank)(history, k)) & set(history)
 
 
+@pytest.mark.slow
 @published
 def test_the_known_figures_of_the_published_data_come_out() -> None:
     train, test = industrial().split("train"), industrial().split("test")

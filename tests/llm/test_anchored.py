@@ -121,6 +121,7 @@ def test_measured_again_it_counts_once(tmp_path: Path) -> None:
     assert len(trainer.rules) == 1 and distance(first, second) > 0
 
 
+@pytest.mark.slow
 def test_layers_and_time_scale_the_strength(tmp_path: Path) -> None:
     model, start = build("llama"), values(build("llama"))
     layered = {"layers": {"layers(0:1)": 1e6}}

@@ -82,7 +82,7 @@ def test_replay_enabled_brings_rows_of_earlier_tasks_only(tmp_path: Path) -> Non
     assert rule(third, Replay).source.names == ["old"]
 
 
-@pytest.mark.parametrize("share", [0.3, 0.0])
+@pytest.mark.parametrize("share", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_replay_ratio(share: float, tmp_path: Path) -> None:
     _, second = learnt(framework(replay={"replay_ratio": share}), tmp_path, "old", "new", max_steps=1)
     found = rule(second, Replay)
@@ -98,7 +98,9 @@ def test_buffer_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "重放缓冲区已更新,当前大小: 10" in caplog.messages
 
 
-@pytest.mark.parametrize(("prioritization", "kind"), [(True, "Prioritised"), (False, "Shuffled")])
+@pytest.mark.parametrize(
+    ("prioritization", "kind"), [(True, "Prioritised"), pytest.param(False, "Shuffled", marks=pytest.mark.slow)]
+)
 def test_prioritization(prioritization: bool, kind: str, tmp_path: Path) -> None:
     found = framework(replay={"prioritization": prioritization})
     _, second = learnt(found, tmp_path, "old", "new")
@@ -108,7 +110,7 @@ def test_prioritization(prioritization: bool, kind: str, tmp_path: Path) -> None
 # Regularisation -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["ewc", "l2"])
+@pytest.mark.parametrize("method", ["ewc", pytest.param("l2", marks=pytest.mark.slow)])
 def test_lambda_holds_weights_back(method: str, tmp_path: Path) -> None:
     ways = []
     for strength in (0.0, 1e8):
@@ -119,6 +121,7 @@ def test_lambda_holds_weights_back(method: str, tmp_path: Path) -> None:
     assert ways[1] < 0.5 * ways[0]
 
 
+@pytest.mark.slow
 def test_fisher_sample_size_and_when_importance_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from holdfast.llm import continual
 
@@ -208,6 +211,7 @@ def test_the_report_is_what_was_measured(tmp_path: Path, caplog: pytest.LogCaptu
     assert again["low"] < again["nats"] < again["high"] and 6 < again["full_steps"] < 12
 
 
+@pytest.mark.slow
 def test_the_average_is_always_there(tmp_path: Path) -> None:
     scored, blind = framework(evaluation={}), framework()
     assert scored.generate_stability_report()["average_forgetting_rate"] is None  # nothing was learnt yet

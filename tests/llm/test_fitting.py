@@ -80,6 +80,7 @@ def test_a_guarded_text_is_kept_as_in_a_recipe(tmp_path: Path) -> None:
     assert [entry["text"] for entry in certificate["kept"]] == ["tiny/stories"]
 
 
+@pytest.mark.slow
 def test_freezing_lasts_and_checkpoints_from_before_still_serve(tmp_path: Path) -> None:
     llm = tiny(frozen_layers=["embedding"])
     gradient = {"model.norm.weight": torch.ones(64)}
@@ -96,6 +97,7 @@ def test_freezing_lasts_and_checkpoints_from_before_still_serve(tmp_path: Path) 
     assert same(before, llm.get_parameters())
 
 
+@pytest.mark.slow
 def test_movements_that_waited_are_trained_on_and_not_lost() -> None:
     llm = tiny(strategy="incremental", update_frequency=5, frozen_layers=["layers(0:5)", "embedding"])
     start = llm.get_parameters()["model.norm.weight"]

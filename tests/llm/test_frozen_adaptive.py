@@ -209,6 +209,7 @@ def test_names_that_the_model_does_not_have_are_refused_at_once() -> None:
     assert not llm.get_parameter_info()["output_weights"].frozen
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_updates() -> None:
     llm = FrozenAdaptiveLLM({"w": torch.zeros(1000)}, create_frozen_config(history_size=10, performance_window=5))
 

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.params import layer_gradients
 from holdfast.params.fisher import fisher, normalised, product_fisher
-from tests.models import ARCHITECTURES, build
+from tests.models import ARCHITECTURES, build, quickly
 from tests.params.loop import Batch, error, full, rows, split, summed
 
 
@@ -43,7 +43,7 @@ def squared_batch_gradient(model: nn.Module, batches: list[Batch], paths: set[st
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "lora"])
+@pytest.mark.parametrize("arch", quickly(["llama", "lora"], [*ARCHITECTURES, "lora"]))
 def test_equals_the_loop_for_any_batch_size(arch: str, tied: bool) -> None:
     model, batch = build(arch, tied=tied), rows()
     truth = looped(model, batch)

@@ -55,6 +55,7 @@ def test_exact_equals_the_loop_over_all_labels_for_any_batch_size(small: Any) ->
         assert error(found, truth) < 1e-4
 
 
+@pytest.mark.slow
 def test_an_expectation_taken_twice_fails_the_same_comparison(small: Any) -> None:
     """The square of the true label's gradient times its probability is neither exact nor empirical."""
     model, batch, truth = small

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from holdfast._errors import BadInput, UnknownName, Unsupported
 from holdfast.params.importance import scores
 from holdfast.params.scores import gradient, magnitude, mas, movement, sensitivity
-from tests.models import ARCHITECTURES, build
+from tests.models import ARCHITECTURES, build, quickly
 from tests.params.loop import Batch, error, full, rows, split, summed
 
 FLOOR, CLOSE = 1e-3, 1e-4
@@ -50,7 +50,7 @@ def loss_gradient(model: Any, batch: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "lora"])
+@pytest.mark.parametrize("arch", quickly(["llama", "lora"], [*ARCHITECTURES, "lora"]))
 def test_mas_equals_the_loop_for_any_batch_size(arch: str, tied: bool) -> None:
     model, batch = build(arch, tied=tied), rows()
     truth = mas_in_a_loop(model, batch)
@@ -73,7 +73,7 @@ def test_mas_does_not_read_labels() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("arch", [*ARCHITECTURES, "lora"])
+@pytest.mark.parametrize("arch", quickly(["llama", "lora"], [*ARCHITECTURES, "lora"]))
 def test_gradient_is_that_of_the_mean_token_loss_for_any_batch_size(arch: str, tied: bool) -> None:
     model, batch = build(arch, tied=tied), rows()
     truth = {n: g.abs() for n, g in loss_gradient(model, batch).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def shop() -> Catalogue:
 
 def values(folder: Path, **changed: Any) -> dict[str, Any]:
     """A recipe that teaches the rows of the new tokens alone, its files in `folder`."""
+    folder.mkdir(exist_ok=True)
     write(shop(), folder / "shop")
     (folder / "old.txt").write_text(STORIES, "utf-8")
     told = {
@@ -42,3 +44,9 @@ def taught(folder: Path, **changed: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "write_report", lambda runs, target, title: target)
         return run(load(values(folder, **changed))).folder
+
+
+@cache
+def once(made: Path) -> Path:
+    """`taught`, once in a process, below the folder of all tests; what writes into the run works on a copy."""
+    return taught(made / "taught")

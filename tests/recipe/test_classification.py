@@ -25,7 +25,7 @@ from holdfast.evaluation.report import write_report
 from holdfast.recipe import Result, load, plan, run, score
 from holdfast.recipe.texts import Texts
 from holdfast.tiny import MODEL
-from tests.models import build
+from tests.models import build, quickly
 from tests.recipe.small import texts
 
 KINDS = {"sea": ("waves", "tide", "foam"), "shore": ("sand", "rock", "cliff"), "sky": ("cloud", "gull", "wind")}
@@ -148,17 +148,17 @@ def test_a_classifier_is_scored_by_its_labels_and_on_text(ran: Result, tmp_path:
     assert not text.labels and text.rise is not None and text.rise.mean != 0
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["method=full", "train.learning_rate=1e-3"],
-        ["method=full", "rules=[l2sp, frozen: {select: embedding}]", "learn.class_weights=[1, 2, 3]"],
-        ["method=bottleneck", "rules=[{replay: {source: tiny/stories, layers: everything}}]"],
-        ["method={name: ia3, targets: mlp}", "rules=[{agem: {source: tiny/stories}}]"],
-        ["rules=[{mas: {source: tiny/stories, samples: 8}}, si]", "train.gradient_accumulation_steps=2"],
-        ["rules=[{ewc: {source: tiny/stories, samples: 4, estimator: sampled}}]", "learn.labels=[sky, sea, shore]"],
-    ],
-)
+MOVING = [
+    ["method=full", "train.learning_rate=1e-3"],
+    ["method=full", "rules=[l2sp, frozen: {select: embedding}]", "learn.class_weights=[1, 2, 3]"],
+    ["method=bottleneck", "rules=[{replay: {source: tiny/stories, layers: everything}}]"],
+    ["method={name: ia3, targets: mlp}", "rules=[{agem: {source: tiny/stories}}]"],
+    ["rules=[{mas: {source: tiny/stories, samples: 8}}, si]", "train.gradient_accumulation_steps=2"],
+    ["rules=[{ewc: {source: tiny/stories, samples: 4, estimator: sampled}}]", "learn.labels=[sky, sea, shore]"],
+]
+
+
+@pytest.mark.parametrize("overrides", quickly(MOVING[:1], MOVING))
 def test_methods_and_rules_that_act_on_movements_work(overrides: list[str], tmp_path: Path) -> None:
     small = ["train.max_steps=3", "keep.govern=false", *overrides]
     done = run(load(values(tmp_path), small))
@@ -175,6 +175,7 @@ def test_methods_and_rules_that_act_on_movements_work(overrides: list[str], tmp_
         assert found.labels["accuracy"] == done.certificate["learnt"][0]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_and_goes_on_from_a_classifier(ran: Result, tmp_path: Path) -> None:
     again = run(load(ran.folder / "recipe.yaml"), folder=tmp_path / "again")
     assert again.certificate is not None and ran.certificate is not None
@@ -186,6 +187,7 @@ def test_a_run_is_repeated_and_goes_on_from_a_classifier(ran: Result, tmp_path: 
     assert "reference" not in entry and entry["base_loss"] == pytest.approx(ran.certificate["learnt"][0]["loss"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_to_the_same_end(ran: Result, tmp_path: Path) -> None:
     def stop(line: Mapping[str, Any]) -> None:
         if line["kind"] == "step" and line["step"] == 5:
@@ -198,7 +200,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(ran: Result, tmp_path: Pa
     assert found["learnt"] == ran.certificate["learnt"] and found["kept"] == ran.certificate["kept"]
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "learnt"])
+@pytest.mark.parametrize("metric", quickly(["accuracy"], ["accuracy", "macro_f1", "learnt"]))
 def test_the_best_by_a_metric_is_what_is_left(metric: str, tmp_path: Path) -> None:
     stopping = [f"early_stopping={{metric: {metric}, every: 2, patience: 9}}", "keep.govern=false", "train.max_steps=6"]
     done = run(load(values(tmp_path), stopping))

@@ -114,6 +114,7 @@ def test_what_cannot_learn_on_is_not_asked_to(tmp_path: Path) -> None:
             sequence({**raw, "keep": {"probe": "none"}, "tasks": two, "method": {"name": name}})
 
 
+@pytest.mark.slow
 def test_a_prompt_is_judged_beside_the_base_without_it(tmp_path: Path) -> None:
     """The certificate, the governor and the teacher all count from what the base said before there was a prompt."""
     asked = recipe(tmp_path, "method.name=prompt", "method.tokens=4", "train.learning_rate=1e-9", "keep.govern=false")

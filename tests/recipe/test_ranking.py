@@ -20,12 +20,12 @@ from holdfast.recipe.ranking import PICTURE, check_recommends, drawn, evaluate_i
 from holdfast.recipe.ranking_table import render_ranking
 from holdfast.recipe.recommender import Recommender, open_recommender
 from holdfast.recipe.recommending import likeliest
-from tests.recipe.taught import taught, values
+from tests.recipe.taught import once, taught, values
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    return open_recommender(taught(tmp_path_factory.mktemp("taught")))
+    return open_recommender(once(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,7 @@ def test_only_what_does_not_fit_is_left_out(model: Recommender, monkeypatch: pyt
         evaluate_items(model, cases=2, ks=(1,), language=False)
 
 
+@pytest.mark.slow
 def test_the_largest_k_counts_as_many_ids_as_it_says(model: Recommender) -> None:
     """Pairs of items share an ID: of two IDs come four items, of which two count by item."""
     tokens = {item: model.catalogue.tokens[str(int(item) // 2 * 2)] for item in model.catalogue.items}

@@ -18,12 +18,12 @@ from holdfast.items.trie import Trie
 from holdfast.items.writing import write
 from holdfast.recipe.recommender import Recommender, open_recommender
 from holdfast.recipe.recommending import Query, likeliest, of_items, of_titles, of_user, recommend_items
-from tests.recipe.taught import shop, taught
+from tests.recipe.taught import once, shop
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught(tmp_path_factory.mktemp("taught"))
+    return once(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,8 @@ def test_items_have_to_be_of_the_catalogue(model: Recommender) -> None:
 def test_titles_stand_for_their_items_and_others_are_words(model: Recommender) -> None:
     names = [model.catalogue.title(item) for item in ("3", "40")]
     known, strange = of_titles(model, names), of_titles(model, [names[0], " a  thing of nobody "])
-    as_items = Query("", ("3", "40"), "titles_to_id")
     found = recommend_items(model, [known, strange, of_items(model, ["3", "40"])], k=5)
-    prompt = model.prompt("titles_to_id", Interaction("", as_items.history, "0"))
+    prompt = model.prompt("titles_to_id", Interaction("", ("3", "40"), "0"))
     assert [(o.item, pytest.approx(o.probability)) for o in found[0]] == [
         (item, pytest.approx(float(torch.tensor(score).exp())))
         for item, score in likeliest(model, [prompt], 5, 50, None, None, lambda line: None)[0]
@@ -92,6 +91,17 @@ def test_titles_stand_for_their_items_and_others_are_words(model: Recommender) -
     told = model.prompt("titles_to_id", Interaction("", history, "0"), prompts)
     assert told == f"Titles:\n{names[0]}\na thing of nobody\nNext:"
     assert [o.item for o in found[1]] and found[1] != found[0]
+
+
+def test_items_and_users_are_asked_in_the_words_of_any_task_that_was_learnt(model: Recommender) -> None:
+    titles = of_titles(model, [model.catalogue.title(item) for item in ("3", "40")])
+    items = of_items(model, ["3", "40"], "titles_to_id")
+    assert items.task == "titles_to_id" and of_items(model, ["3"]).task == "history"
+    by_titles, by_items = recommend_items(model, [titles, items], k=5)
+    assert by_items == by_titles
+    assert of_user(model, model.catalogue.split("test")[0].user, "titles_to_id").task == "titles_to_id"
+    with pytest.raises(BadInput, match="did not learn the task 'preference'"):
+        of_items(model, ["3"], "preference")
 
 
 def test_what_was_seen_is_left_out_where_it_is_asked_for(model: Recommender) -> None:

@@ -98,6 +98,7 @@ def test_samples_show_base_and_tuned_on_an_old_and_a_new_prompt(ran: Result) -> 
     assert all(sample["prompt"] and sample["base"] and sample["tuned"] for sample in samples)
 
 
+@pytest.mark.slow
 def test_the_resolved_recipe_gives_the_same_figures_again(ran: Result, tmp_path: Path) -> None:
     again = run(load(ran.folder / "recipe.yaml"), folder=tmp_path / "again")
     assert certificate(again.folder) == certificate(ran.folder)
@@ -178,6 +179,7 @@ def test_without_a_budget_nothing_is_judged(tmp_path: Path) -> None:
     assert result.verdict is None and result.certificate is not None and result.certificate["kept"] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_early_ends_with_its_best_weights(tmp_path: Path) -> None:
     """What it made up itself only gets worse, so the first look is the best one, and that is what is left."""
     asked = recipe(

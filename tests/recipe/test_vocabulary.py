@@ -178,6 +178,7 @@ def test_a_governed_run_holds_its_budget_with_new_tokens(tmp_path: Path) -> None
     assert result.verdict == "holds" and moved(tmp_path / "run") == {"model.embed_tokens.new_rows"}
 
 
+@pytest.mark.slow
 def test_a_grown_index_goes_on_from_a_run(frozen: tuple[Path, list[str]], tmp_path: Path) -> None:
     """Its tokens keep their ids and rows; the new ones follow, whatever their names."""
     run(recipe(tmp_path, base=str(frozen[0] / "final"), freeze_llm=True,

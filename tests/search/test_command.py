@@ -33,6 +33,7 @@ def test_three_trials_and_what_is_said_of_them(file: Path, tmp_path: Path) -> No
     assert (tmp_path / "search" / "front.png").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_says_how_to_go_on(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **more: object) -> None:
         raise KeyboardInterrupt

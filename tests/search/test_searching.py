@@ -140,6 +140,7 @@ def test_a_candidate_that_fails_is_noted_and_the_search_goes_on(
     assert len(ended.candidates) == 5 and len(ended.whole) == 2 and not any(c["rungs"] for c in failed)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_fails_itself_ends_the_search_and_leaves_nothing(tmp_path: Path) -> None:
     recipe = small(tmp_path)
     recipe["rules"].append({"frozen": {"select": "layers(0:99)"}})
@@ -168,6 +169,7 @@ def test_when_the_time_is_up_a_run_stops_at_its_next_step_and_waits(found: Found
     assert again.whole[0].choosing.gain.mean == found.whole[0].choosing.gain.mean
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_everything(found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, runs = runner.carried_out, 0
 

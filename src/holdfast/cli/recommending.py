@@ -161,6 +161,7 @@ def recommend(
         typer.Option(help="A history of titles, oldest first: 'red cup | blue plate'. Repeatable."),
     ] = None,
     k: Annotated[int, typer.Option(help="How many items.", min=1)] = 10,
+    task: Task = None,
     beams: Beams = 50,
     exclude_seen: Seen = False,
     data: Data = None,
@@ -171,11 +172,13 @@ def recommend(
     recipes = holdfast.recipe
     if not (user or items or titles):
         raise BadInput("There is nobody to recommend to. Give --user ID, --items 12,55,7 or --titles 'red cup'.")
+    if titles and task not in (None, "titles_to_id"):
+        raise BadInput(f"Titles are asked by titles_to_id, not by {task}. Leave --task out, or give --items.")
     holdfast.display.hush()
     opened = recipes.open_recommender(model, data=data, dataset=dataset)
     asked = [
-        *(recipes.of_user(opened, one) for one in user or ()),
-        *(recipes.of_items(opened, listed(one)) for one in items or ()),
+        *(recipes.of_user(opened, one, task) for one in user or ()),
+        *(recipes.of_items(opened, listed(one), task) for one in items or ()),
         *(recipes.of_titles(opened, one.split("|")) for one in titles or ()),
     ]
     for query, found in zip(

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 Rows = list[Row]
 Batch = dict[str, Tensor]
 
+TOGETHER = 1024
+"""Texts that are encoded at once: what a tokenizer notes about each is far larger than its tokens."""
+
 ANSWERS = ("labels", "target", "label")
 """Keys of what is learnt of a row: its own tokens, those of another text (`pairs`), its class (`classes`)."""
 
@@ -61,11 +64,16 @@ def rows(
         raise BadInput(f"Rows need at least 2 tokens and an overlap below that; length {length}, overlap {overlap}.")
     texts = [record for record in records if isinstance(record, Text)] if pack else []
     between = separation(tokenizer) if separator is None else list(separator)
-    documents = [tokens(tokenizer, text.text) for text in texts]
+    documents = all_tokens(tokenizer, [text.text for text in texts])
     made = packed(documents, start(tokenizer), between, length=length, overlap=overlap) if texts else []
+    pairs = iter(completions([record for record in records if isinstance(record, Completion)], tokenizer))
     cut = 0
     for i, record in enumerate(records):
-        if not (pack and isinstance(record, Text)):
+        if isinstance(record, Completion):
+            row, shortened = _answered(*next(pairs), tokenizer, length=length, ending=True)
+            made.append(row)
+            cut += shortened
+        elif not (pack and isinstance(record, Text)):
             encoded, shortened = encode(record, tokenizer, length=length, overlap=overlap)
             made.extend(
                 {**row, "document": [i] * len(row["input_ids"])} if len(encoded) > 1 else row for row in encoded
@@ -84,19 +92,25 @@ def encode(
     record: Record, tokenizer: PreTrainedTokenizerBase, *, length: int, overlap: int = 0, ending: bool = True
 ) -> tuple[Rows, bool]:
     """The rows of one record, unpacked, and whether it was cut; with `ending`, a completion ends with a learnt EOS."""
-    begin = start(tokenizer)
     if isinstance(record, Text):
-        return windows(tokens(tokenizer, record.text), begin, length=length, overlap=overlap), False
+        return windows(tokens(tokenizer, record.text), start(tokenizer), length=length, overlap=overlap), False
     if isinstance(record, Chat):
         ids, labels = chat(record, tokenizer)
         return [{"input_ids": ids[:length], "labels": labels[:length]}], len(ids) > length
-    context, answer = completion(record, tokenizer)
-    end = tokenizer.eos_token_id
+    row, cut = _answered(*completion(record, tokenizer), tokenizer, length=length, ending=ending)
+    return [row], cut
+
+
+def _answered(
+    context: list[int], answer: list[int], tokenizer: PreTrainedTokenizerBase, *, length: int, ending: bool
+) -> tuple[Row, bool]:
+    """The row of a prompt and its completion, and whether it was cut."""
+    begin, end = start(tokenizer), tokenizer.eos_token_id
     answer = [*answer, end] if ending and end is not None else answer
     room = length - len(begin)
     whole, answer = len(context) + len(answer), answer[:room]
     context = [*begin, *context[len(context) - min(len(context), room - len(answer)) :]]
-    return [{"input_ids": context + answer, "labels": [IGNORED] * len(context) + answer}], whole > room
+    return {"input_ids": context + answer, "labels": [IGNORED] * len(context) + answer}, whole > room
 
 
 def completion(record: Completion, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -105,7 +119,17 @@ def completion(record: Completion, tokenizer: PreTrainedTokenizerBase) -> tuple[
     Both are encoded as one text, so that no token stands there that running text would not have; a token across the
     border counts as completion.
     """
-    prompt, whole = tokens(tokenizer, record.prompt), tokens(tokenizer, record.prompt + record.completion)
+    return completions([record], tokenizer)[0]
+
+
+def completions(records: Sequence[Completion], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[int]]]:
+    """`completion` of each."""
+    prompts = all_tokens(tokenizer, [record.prompt for record in records])
+    wholes = all_tokens(tokenizer, [record.prompt + record.completion for record in records])
+    return [_parted(prompt, whole) for prompt, whole in zip(prompts, wholes, strict=True)]
+
+
+def _parted(prompt: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
     border = sum(1 for _ in same)
     return whole[:border], whole[border:]
@@ -115,6 +139,13 @@ def tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The tokens of a text without special tokens around it, however long."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
+
+
+def all_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`tokens` of each text; many at once cost a fraction of as many calls."""
+    parts = (list(texts[i : i + TOGETHER]) for i in range(0, len(texts), TOGETHER))
+    options: dict[str, bool] = {"add_special_tokens": False, "verbose": False, "return_attention_mask": False}
+    return [ids for part in parts for ids in tokenizer(part, **options)["input_ids"]]
 
 
 def start(tokenizer: PreTrainedTokenizerBase) -> list[int]:

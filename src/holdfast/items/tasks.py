@@ -6,14 +6,14 @@ import logging
 import math
 import random
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from holdfast._errors import BadInput, UnknownName
 from holdfast.data.formats import Completion
-from holdfast.data.rows import tokens
+from holdfast.data.rows import all_tokens
 from holdfast.items.catalogue import Catalogue, Interaction
 from holdfast.items.preferences import Preferences
 
@@ -109,7 +109,7 @@ class Prompts:
         completion has one blank before it. Where a title belongs to several items, `references` has all their IDs.
         Raises Unfit where not even the last item fits into `max_tokens`, BadInput for the wrong kind of `of`.
         """
-        record = self._fitting(_task(task), of)
+        (record,) = self._fitting(_task(task), [of])
         if record is None:
             raise Unfit(f"The task {task!r} of {_called(of)} does not fit into {self.max_tokens} tokens. Allow more.")
         return record
@@ -118,7 +118,7 @@ class Prompts:
         """The records of a task over a split, or over all items; those that do not fit are left out with a warning."""
         kind = _task(task)
         about = list(self.catalogue.items) if kind.of_items else self.catalogue.split(split)
-        found = [self._fitting(kind, of) for of in about]
+        found = self._fitting(kind, about)
         kept = [record for record in found if record is not None]
         if len(kept) < len(found):
             few = len(found) - len(kept)
@@ -145,16 +145,28 @@ class Prompts:
         random.Random(seed).shuffle(mixed)
         return mixed[:size]
 
-    def _fitting(self, task: Task, of: Interaction | str) -> Completion | None:
-        """The record with as much of the history as fits; None where not even the last item does."""
+    def _fitting(self, task: Task, about: Sequence[Interaction | str]) -> list[Completion | None]:
+        """Of each the record with as much of the history as fits; None where not even the last item does."""
+        found: list[Completion | None] = [None] * len(about)
+        left = {place: self._most(task, of) for place, of in enumerate(about)}
+        while left:
+            made = [self._record(task, about[place], count) for place, count in left.items()]
+            fits = self._fit(made)
+            for place, record, fit in zip(left, made, fits, strict=True):
+                found[place] = record if fit else None
+            left = {
+                place: count - 1
+                for (place, count), fit in zip(left.items(), fits, strict=True)
+                if not fit and count > 1
+            }
+        return found
+
+    def _most(self, task: Task, of: Interaction | str) -> int:
+        """How many items of a history are told at most."""
         if isinstance(of, str) != task.of_items:
             raise BadInput(f"The task {task.name!r} is about {'an item id' if task.of_items else 'an interaction'}.")
         told = 1 if isinstance(of, str) or task.given == "preference" else len(of.history)
-        for count in range(min(told, self.most_items), 0, -1):
-            record = self._record(task, of, count)
-            if self._fits(record):
-                return record
-        return None
+        return min(told, self.most_items)
 
     def _record(self, task: Task, of: Interaction | str, count: int) -> Completion:
         given = self._given(task.given, of, count)
@@ -175,10 +187,11 @@ class Prompts:
         ids = given == "ids"
         return ("" if ids else "\n").join(map(self.catalogue.sid if ids else self.catalogue.title, history))
 
-    def _fits(self, record: Completion) -> bool:
+    def _fit(self, records: Sequence[Completion]) -> list[bool]:
         if self.tokenizer is None or self.max_tokens is None:
-            return True
-        return len(tokens(self.tokenizer, record.prompt + record.completion)) + AROUND <= self.max_tokens
+            return [True] * len(records)
+        whole = all_tokens(self.tokenizer, [record.prompt + record.completion for record in records])
+        return [len(ids) + AROUND <= self.max_tokens for ids in whole]
 
 
 def checked(templates: Mapping[str, str]) -> dict[str, str]:

@@ -89,6 +89,12 @@ class Recommender:
         """Raise UnknownName or BadInput unless the model learnt to name the ID that follows so."""
         check_task(task, self.learnt)
 
+    def asking(self, task: str | None) -> str:
+        """The task whose words ask: the one that is named, else the first that was learnt; raises as `check_task`."""
+        task = task or default_task(self.learnt)
+        self.check_task(task)
+        return task
+
     def titled(self, histories: Sequence[Sequence[str]]) -> tuple[Prompts, list[tuple[str, ...]]]:
         """Prompts that know these titles too, and the histories as item ids; a title need not be of the catalogue."""
         known = self.catalogue.by_title

@@ -19,11 +19,15 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Query:
-    """Somebody to recommend something to: a name to print, the history, and the task whose words ask."""
+    """Somebody to recommend something to: a name to print, the history, and the task whose words ask.
+
+    The history is of item ids; `titles` says that it is of titles, of the catalogue or not.
+    """
 
     name: str
     history: tuple[str, ...]
     task: str = HISTORY
+    titles: bool = False
 
 
 def recommend_items(
@@ -43,12 +47,12 @@ def recommend_items(
     if k < 1:
         raise BadInput(f"At least one item is recommended, not {k}.")
     items = recommender.catalogue
-    titled = [query.history for query in queries if query.task == BY_TITLES]
+    titled = [query.history for query in queries if query.titles]
     prompts, told = recommender.titled(titled)
     histories = iter(told)
     texts, gone = [], []
     for query in queries:
-        history = next(histories) if query.task == BY_TITLES else query.history
+        history = next(histories) if query.titles else query.history
         texts.append(recommender.prompt(query.task, Interaction(query.name, history, ""), prompts))
         gone.append({item for item in history if item in items.tokens} if exclude_seen else set())
     lists = [one[:k] for one in likeliest(recommender, texts, k, beams, gone, batch_size, say)]
@@ -61,10 +65,11 @@ def recommend_items(
     ]
 
 
-def of_user(recommender: Recommender, user: str) -> Query:
+def of_user(recommender: Recommender, user: str, task: str | None = None) -> Query:
     """The history of a user as it stands at their last row of the last split that has one, its target included.
 
-    Raises BadInput for a user of whom there is no row.
+    Asked in the words of `task`, by default the first that was learnt. Raises BadInput for a user of whom there is no
+    row, and as `Recommender.check_task`.
     """
     items = recommender.catalogue
     of_them = [row for split in SPLITS for row in items.splits.get(split, ()) if row.user == user]
@@ -74,11 +79,14 @@ def of_user(recommender: Recommender, user: str) -> Query:
             f"There is no user {user!r} in {items.name!r}; users are like {', '.join(map(repr, some))}. Give a "
             "history instead: --items 12,55,7."
         )
-    return Query(f"user {user}", (*of_them[-1].history, of_them[-1].target))
+    return Query(f"user {user}", (*of_them[-1].history, of_them[-1].target), recommender.asking(task))
 
 
-def of_items(recommender: Recommender, items: Sequence[str]) -> Query:
-    """A history of item ids, oldest first; raises BadInput for none, and for one that is not there."""
+def of_items(recommender: Recommender, items: Sequence[str], task: str | None = None) -> Query:
+    """A history of item ids, oldest first, asked in the words of `task` (as `of_user`).
+
+    Raises BadInput for none, and for one that is not there.
+    """
     if not items:
         raise BadInput("A history has at least one item: --items 12,55,7.")
     known = recommender.catalogue.items
@@ -89,7 +97,7 @@ def of_items(recommender: Recommender, items: Sequence[str]) -> Query:
                 f"There is no item {item!r} in {recommender.catalogue.name!r}; its {len(known):,} items are called "
                 f"{some} and so on."
             )
-    return Query(f"items {', '.join(items)}", tuple(items))
+    return Query(f"items {', '.join(items)}", tuple(items), recommender.asking(task))
 
 
 def of_titles(recommender: Recommender, titles: Sequence[str]) -> Query:
@@ -98,7 +106,7 @@ def of_titles(recommender: Recommender, titles: Sequence[str]) -> Query:
     said = tuple(filter(None, map(one_line, titles)))
     if not said:
         raise BadInput('A history has at least one title: --titles "red cup | blue plate".')
-    return Query(" | ".join(said), said, BY_TITLES)
+    return Query(" | ".join(said), said, BY_TITLES, titles=True)
 
 
 def likeliest(

@@ -11,6 +11,8 @@ import pytest
 from tests.browser import chromium, opened
 from tests.evaluation.report.runs import SHAPES
 
+pytestmark = pytest.mark.slow
+
 NAMES = [*SHAPES]
 GAIN = "gain on tiny/shakespeare"
 

@@ -13,6 +13,7 @@ from holdfast._errors import BadInput
 from holdfast.evaluation.report import write_report
 from holdfast.evaluation.report.records import FILES
 from tests.evaluation.report.runs import SHAPES, certificate, write_run
+from tests.models import quickly
 
 FETCHING = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
 VOID = {"meta", "br", "hr", "img", "input", "link", "line"}
@@ -108,6 +109,7 @@ def test_the_same_runs_give_the_same_page(folders: list[Path], tmp_path: Path):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_one_run_is_enough_and_nothing_is_left_beside_the_page(folders: list[Path], tmp_path: Path):
     target = write_report(folders[2:], tmp_path / "new" / "report.html")
     text = _read(target.read_text("utf-8")).text
@@ -116,7 +118,7 @@ def test_one_run_is_enough_and_nothing_is_left_beside_the_page(folders: list[Pat
     assert [file.name for file in target.parent.iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", quickly(FILES[:1], FILES))
 def test_a_page_without_one_of_the_files_says_so(tmp_path: Path, name: str):
     folder = write_run(tmp_path / "run", SHAPES["plain"])
     (folder / name).unlink()
@@ -125,7 +127,7 @@ def test_a_page_without_one_of_the_files_says_so(tmp_path: Path, name: str):
     assert f"There is no {name} in its folder." in page
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", quickly(FILES[-1:], FILES))
 def test_a_page_with_one_of_the_files_alone(tmp_path: Path, name: str):
     folder = write_run(tmp_path / "run", SHAPES["plain"])
     for other in set(FILES) - {name}:

@@ -80,6 +80,7 @@ def test_several_seeds_have_their_mean_with_students_interval(sequences: list[Pa
     assert "mean of 3" in page and f"{whole.mean:.4f}" in page and f"[{whole.low:.4f}, {whole.high:.4f}]" in page
 
 
+@pytest.mark.slow
 def test_the_same_sequences_give_the_same_page(sequences: list[Path], tmp_path: Path) -> None:
     one, two = (write_sequence_report(sequences, tmp_path / f"{name}.html").read_text("utf-8") for name in "ab")
     assert one == two

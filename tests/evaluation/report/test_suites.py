@@ -76,6 +76,7 @@ def test_a_forest_shows_change_interval_and_margin(run: RunRecord):
     assert len(margins) == len(suites) == len(axes.get_yticks())
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_a_run_folder_joins_its_report(file: Path, tmp_path: Path):
     folder = write_run(tmp_path / "governed", SHAPES["governed"])
     assert "What the suites say" not in write_report([folder], tmp_path / "a.html").read_text("utf-8")
