@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="scikit-learn for one level, 300 steps of the RQ-VAE")
     parser.add_argument("--threads", type=int, default=2, help="threads that torch uses")
     parser.add_argument("--catalogue", type=Path, default=CATALOGUE, help="folder of a catalogue")
-    parser.add_argument("--output", type=Path, default="quantise.json", help="where the figures are written")
+    parser.add_argument("--output", type=Path, default="quantise.json", help="where the figures of a whole run go")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load_average = round(os.getloadavg()[0], 2)
@@ -159,8 +159,9 @@ def main() -> int:
     shown(fast, value)
     missed, held = goals(fast, value)
     line = verdict(missed, held)
-    keep(arguments.output, verdict=line, quick=arguments.quick, threads=arguments.threads, load_average=load_average,
-         speed=fast, worth=value)  # fmt: skip
+    if not arguments.quick:
+        keep(arguments.output, verdict=line, threads=arguments.threads, load_average=load_average, speed=fast,
+             worth=value)  # fmt: skip
     print(line)
     return bool(missed)
 
