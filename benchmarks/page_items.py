@@ -34,8 +34,8 @@ def vocabulary_rows(found: Found) -> str:
         f"{found['tokens']} tokens a step; the three ways take turns. A masked gradient still lets weight decay shrink "
         "every old row, and keeps optimiser state for all of them; PEFT's trainable tokens copy the matrix in each "
         "step. The smaller matrix has only 58 times as many rows as are new: 58 times fewer bytes are all there is; "
-        "and above it stand four layers of 44 M weights. Counted in multiplications, a token costs PEFT's way 552 M there (it "
-        "makes the gradient of the whole head) and ours 485 M, which is 0.88; a step of 0.8 is out of reach.\n\n"
+        "and above it stand four layers of 44 M weights. Counted in multiplications, a token costs PEFT's way 552 M "
+        "there (it makes the gradient of the whole head) and ours 485 M, which is 0.88; 0.8 is out of reach.\n\n"
         f"{table(head, rows)}\n\nGPU: {found['gpu']}."
     )
 
