@@ -107,6 +107,11 @@ def test_a_row_that_disagrees_with_itself_is_noted(tmp_path: Path) -> None:
     ]
 
 
+def test_titles_of_a_history_alone_are_compared_too(tmp_path: Path) -> None:
+    rows = read(table(tmp_path, "user_id,history_item_title,history_item_id,item_id\nann,['x'],\"[1, 2]\",3\n"), shop())
+    assert len(rows.kept) == 1 and "history_item_title has 1 entries, history_item_id 2" in rows.notes[0].why
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.train.inter"])
 def test_an_empty_file_says_so(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=r"is empty\. Leave"):

@@ -71,7 +71,7 @@ def test_titles_alone_are_learnt_without_ids(tmp_path: Path) -> None:
     lessons, measured, told = histories(bare, learn(tmp_path, titles_to_title=1.0), load_tokenizer("tiny"), 0)
     assert len(lessons) == 3 and told.endswith("its valid users; titles_to_title")
     assert measured == [Completion('Titles:\nKäse 二 [1]\nLily\'s "red" cup, 2"\nNext title:', " big hat")]
-    with pytest.raises(BadInput, match=r"no semantic IDs, which history, id_to_title.*sid build"):
+    with pytest.raises(BadInput, match=r"no semantic IDs yet, which history, id_to_title.*sid build"):
         histories(bare, learn(tmp_path), load_tokenizer("tiny"), 0)
 
 

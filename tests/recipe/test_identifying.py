@@ -52,6 +52,13 @@ def test_ids_are_those_of_the_same_words_by_hand(folder: Path, tmp_path: Path) -
     assert "336 IDs: 336 of 3 tokens" in printed(render_ids(made))
 
 
+def test_codes_that_gather_nothing_are_said(folder: Path, tmp_path: Path) -> None:
+    alone = build_ids(folder, tmp_path / "many", codes=256, fields=["title"])
+    assert "Take fewer codes, such as --codes 18." in printed(render_ids(alone))
+    few = build_ids(folder, tmp_path / "few", **SETTINGS)  # type: ignore[arg-type]
+    assert "fewer codes" not in printed(render_ids(few))
+
+
 def test_fields_are_chosen_by_name() -> None:
     items = nameless(1)
     (text,) = texts_of(items, ["title", "brand", "categories", "description"])

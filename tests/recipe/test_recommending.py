@@ -163,6 +163,8 @@ def test_items_may_have_moved(run: Path, model: Recommender, tmp_path: Path) -> 
 def test_a_model_without_a_recipe_needs_items_and_knows_no_tokens_of_theirs(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"tiny brings no recipe.yaml.*--data FOLDER"):
         open_recommender("tiny")
+    with pytest.raises(BadInput, match=r"There is no folder .*nowhere here"):
+        open_recommender(tmp_path / "nowhere")
     write(shop(), tmp_path)
     with pytest.raises(BadInput, match="The tokenizer has no token '<a_0>'"):
         open_recommender("tiny", data=tmp_path)

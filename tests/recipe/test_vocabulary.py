@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -216,6 +217,18 @@ def test_learning_and_judging_ask_in_the_same_words(tmp_path: Path) -> None:
     assert shop is not None and tokens(asked.vocabulary) == shop.vocabulary  # type: ignore[arg-type]
 
 
+def test_the_folder_that_an_index_was_built_in_is_enough(tmp_path: Path) -> None:
+    items = made_up()
+    index = tmp_path / "ids" / "made-up.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps(items.tokens))
+    write(replace(items, tokens={}), tmp_path / "shop")
+    asked = recipe(tmp_path, vocabulary={"items": str(tmp_path / "ids")}, learn={"data": str(tmp_path / "shop")})
+    found = catalogue(asked)
+    assert found is not None and found.tokens == items.tokens
+    assert tokens(asked.vocabulary) == items.vocabulary
+
+
 # What cannot be used -------------------------------------------------------------------------------------------------
 
 
@@ -241,6 +254,10 @@ def test_an_index_that_is_missing_or_of_another_catalogue(tmp_path: Path) -> Non
     (tmp_path / "other.index.json").write_text(json.dumps({"0": ["<a_1>"]}))
     with pytest.raises(BadInput, match="items have no semantic ID"):
         run(recipe(tmp_path, vocabulary={"items": str(tmp_path / "other.index.json")}))
+    bare = tmp_path / "bare"
+    write(made_up(identifiers=False), bare)
+    with pytest.raises(BadInput, match=r"bare have no semantic IDs yet.*sid build .*bare"):
+        run(recipe(tmp_path, vocabulary={"items": str(bare)}))
     with pytest.raises(UnknownName, match="task called 'historie'"):
         run(recipe(tmp_path, learn={"data": MADE_UP, "length": 64, "tasks": {"historie": 1.0}}))
     with pytest.raises(BadInput, match="are asked about items"):

@@ -66,7 +66,7 @@ def build(
             say=stages(display, "build"),
         )
     console.print(recipes.render_ids(found))
-    console.print(f"Index: {found.index}", soft_wrap=True)
+    console.print(f"Index: {found.index}   In a recipe: vocabulary: {{items: {output}}}", soft_wrap=True)
 
 
 @sid.command()

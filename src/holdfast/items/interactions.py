@@ -156,18 +156,18 @@ def _known(row: Interaction, catalogue: Catalogue) -> None:
 
 def _contradictions(cells: Cells, row: Interaction, catalogue: Catalogue) -> Iterator[str]:
     """Where a row's own titles or semantic IDs differ from the catalogue's."""
-    items = [*row.history, row.target]
     for what, ours in (("title", catalogue.title), ("sid", catalogue.sid)):
         before, last = f"history_item_{what}", f"item_{what}"
-        if not cells.get(before) or not cells.get(last):
-            continue
-        theirs = [one_line(text) for text in (*_list(cells, before), cells[last])]
         if what == "sid" and not catalogue.tokens:
             continue
-        if len(theirs) != len(items):
-            yield f"{before} has {len(theirs) - 1} entries, history_item_id {len(items) - 1}"
+        told = _list(cells, before) if cells.get(before) else []
+        if told and len(told) != len(row.history):
+            yield f"{before} has {len(told)} entries, history_item_id {len(row.history)}"
             continue
-        for item, text in zip(items, theirs, strict=True):
-            if text != ours(item):
+        theirs = list(zip(row.history, told, strict=False))
+        if cells.get(last):
+            theirs.append((row.target, cells[last]))
+        for item, text in theirs:
+            if one_line(text) != ours(item):
                 yield f"the {what} of item {item!r} is {text[:60]!r} here and {ours(item)[:60]!r} in the catalogue"
                 break

@@ -52,9 +52,24 @@ def indexed(wanted: Vocabulary) -> Index:
     """The semantic IDs that a recipe names; empty where it names none."""
     if wanted.items is None:
         return {}
-    if has_items(wanted.items):
-        return dict(_loaded(wanted.items, wanted.dataset).tokens)
-    return read_index(wanted.items, wanted.dataset)
+    if not has_items(wanted.items):
+        return read_index(wanted.items, wanted.dataset)
+    if wanted.items != MADE_UP:
+        files = find(wanted.items, wanted.dataset).files
+        if not {"item", "info"} & files.keys() and "index" in files:  # as `holdfast sid build` leaves it
+            return read_index(files["index"], wanted.dataset)
+    found = _loaded(wanted.items, wanted.dataset)
+    if not found.tokens:
+        raise without_ids(wanted.items)
+    return dict(found.tokens)
+
+
+def without_ids(place: str, asking: str = "") -> BadInput:
+    """Items that have no semantic IDs yet; `asking` is who needs them."""
+    return BadInput(
+        f"The items in {place} have no semantic IDs yet{asking}. Build them first: holdfast sid build {place} "
+        "--output DIR, and name them in the recipe: `vocabulary: {items: DIR}`."
+    )
 
 
 def titles(wanted: Vocabulary, data: str) -> dict[str, list[str]]:
@@ -130,11 +145,7 @@ def _check_ids(items: Catalogue, learn: Learn) -> None:
         name for name in taught if name in TASKS and (TASKS[name].given in ("id", "ids") or TASKS[name].answer == "id")
     ]
     if asking and not items.tokens:
-        raise BadInput(
-            f"The items in {learn.data} have no semantic IDs, which {', '.join(asking)} ask about. Build them "
-            "(holdfast sid build) and name them (`vocabulary: {items: DIR/NAME.index.json}`), or learn titles alone: "
-            "`learn.tasks: {titles_to_title: 1}`."
-        )
+        raise without_ids(learn.data, f", which {', '.join(asking)} ask about (titles_to_title does not)")
 
 
 def _loaded(folder: str, dataset: str | None) -> Catalogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ FIELDS: dict[str, Callable[[Item], str]] = {
 
 DEFAULT = ("title", "description")
 """What is embedded unless told, as in the original."""
+
+FEWEST = 4
+"""Items that a first code names on average, at least; below that nothing is gathered by it."""
 
 Say = Callable[[str], None]
 
@@ -86,8 +90,22 @@ def build_ids(
         ids, notes = _grown(before, catalogue, vectors, embedding, shared)
     ids = replace(ids, settings={**ids.settings, "embedding": embedding, "fields": list(fields)})
     named = catalogue.with_tokens(ids.tokens)
+    if before is None and (many := _apart(ids)):
+        notes = (many,)
     write_ids(ids, output, catalogue.name)
     return Identified(ids, target, named, notes)
+
+
+def _apart(ids: SemanticIDs) -> str:
+    """What to say where first codes gather next to no items; nothing where they do."""
+    items, used = len(ids.items), len(set(ids.codes[:, 0].tolist()))
+    if used * FEWEST <= items:
+        return ""
+    few = max(2, round(math.sqrt(items)))
+    return (
+        f"{used:,} first codes for {items:,} items: next to none begin alike, so little can be learnt of one item from "
+        f"another. Take fewer codes, such as --codes {few}."
+    )
 
 
 def texts_of(catalogue: Catalogue, fields: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from holdfast.items.baselines import baselines, recommended, unseen
 from holdfast.items.catalogue import Interaction
 from holdfast.items.ranking import KS, Ranking, plain, ranked
 from holdfast.items.tasks import Unfit
-from holdfast.recipe.catalogue import catalogue
+from holdfast.recipe.catalogue import catalogue, without_ids
 from holdfast.recipe.language import retention
 from holdfast.recipe.outcome import versions
 from holdfast.recipe.ranking_picture import ranking_picture
@@ -108,10 +108,7 @@ def check_recommends(recipe: Recipe, split: str = "test", task: str | None = Non
             "and NAME.index.json as `learn.data`, or train with `holdfast train`."
         )
     if not items.tokens:
-        raise BadInput(
-            f"The items in {recipe.learn.data} have no semantic IDs. Build them (holdfast sid build), and name them: "
-            "`vocabulary: {items: DIR/NAME.index.json}`."
-        )
+        raise without_ids(recipe.learn.data)
     items.split(split)
     task = default_task(taught(recipe)) if task is None else task
     check_task(task, taught(recipe))

@@ -15,7 +15,7 @@ from holdfast.items.catalogue import Catalogue, Interaction, Item, popularity
 from holdfast.items.reading import load as load_items
 from holdfast.items.tasks import FIVE, TASKS, Prompts
 from holdfast.items.trie import Trie
-from holdfast.recipe.catalogue import catalogue, indexed, prompted
+from holdfast.recipe.catalogue import catalogue, indexed, prompted, without_ids
 from holdfast.recipe.comparing import MERGED, model_folder, opened
 from holdfast.recipe.loading import load
 from holdfast.recipe.schema import Recipe
@@ -155,10 +155,7 @@ def open_recommender(model: str | Path, *, data: str | Path | None = None, datas
     recipe = recipe_of(place)
     items = _items(str(model), recipe, data, dataset)
     if not items.tokens:
-        raise BadInput(
-            f"The items in {items.source} have no semantic IDs yet. Build them first: holdfast sid build FOLDER "
-            "--output DIR, and name them in the recipe: `vocabulary: {items: DIR/NAME.index.json}`."
-        )
+        raise without_ids(items.source)
     _check_finished(place)
     base = opened(model)
     words = base.model.config.get_text_config().vocab_size
@@ -184,9 +181,10 @@ def prompts_of(items: Catalogue, base: Base, recipe: Recipe | None) -> Prompts:
 def _items(model: str, recipe: Recipe | None, data: str | Path | None, dataset: str | None) -> Catalogue:
     if recipe is None:
         if data is None:
+            missing = "" if Path(model).exists() else f"There is no folder {model} here. As a name from elsewhere, "
             raise BadInput(
-                f"{model} brings no {RECIPE}, so nobody knows what it recommends. Name the folder of its items: "
-                "--data FOLDER."
+                f"{missing}{model} brings no {RECIPE}, so nobody knows what it recommends. "
+                "Name the folder of its items: --data FOLDER."
             )
         return load_items(Path(data).expanduser(), dataset)
     if data is None:
