@@ -79,6 +79,7 @@ def test_a_run_that_had_to_stop_has_its_own_exit_code(file: Path, capsys: pytest
     assert "not a finite number" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_monitoring(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert losses == sorted(losses, reverse=True) and rates == sorted(rates) and rates[0] < rates[-1]
 
 
+@pytest.mark.slow
 def test_rollback(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(full, "rollback", monkeypatch, capsys)
     best, worse, back = figures(r"(?:loss|uphill|back) (\d\.\d+)", told)[:3]
@@ -83,6 +84,7 @@ def test_rollback(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "went back by itself" in told
 
 
+@pytest.mark.slow
 def test_manager(full: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = printed(full, "manager", monkeypatch, capsys)
     assert "conservative: 19 tensors frozen" in told and "balanced: 1 tensors frozen" in told

@@ -29,6 +29,7 @@ def spoil(file: Path, change: Any) -> None:
     file.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
+@pytest.mark.slow
 @published
 def test_the_published_catalogue_is_read_whole() -> None:
     found = industrial()

@@ -151,6 +151,7 @@ def test_what_cannot_begin_leaves_nothing_behind(tmp_path: Path, override: str, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_admitted(tmp_path: Path) -> None:
     wild = recipe(tmp_path, "train.learning_rate=1e38", "train.max_grad_norm=0", "train.max_steps=6")
     with pytest.raises(TrainingStopped, match="not a finite number"):

@@ -37,7 +37,8 @@ class Alarm:
         )
         return (
             f"At step {self.step}, the perplexity of {self.text} is up by {rise}, and by at least {lower} with 95 % "
-            f"confidence over all looks so far; {allowed} was allowed."
+            f"confidence over all looks so far; {allowed} was allowed. A lower learning rate, replay of such text or a "
+            "budget (`keep.budget`) holds it back."
         )
 
 
