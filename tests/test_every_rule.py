@@ -103,7 +103,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in run.model.named_parameters()}
 
 
-def trained(kind: str, rules_: list[Rule], steps: int = 4) -> dict[str, Tensor]:
+def trained(kind: str, rules_: list[Rule], steps: int = 6) -> dict[str, Tensor]:
     run = started(kind, rules_)
     for batch in batches(steps):
         run.advance([batch, batch])

@@ -16,6 +16,8 @@ from holdfast._errors import BadInput
 from holdfast.data.formats import Completion, Text
 from holdfast.data.packing import packed, windows
 from holdfast.data.rows import (
+    TOGETHER,
+    all_tokens,
     collate,
     completion,
     digest,
@@ -113,6 +115,16 @@ def test_prompt_and_completion_are_encoded_as_one_text(tokenizer: Any) -> None:
         assert before + after == tokens(tokenizer, prompt + answer)
         assert tokens(tokenizer, prompt)[: len(before)] == before
         assert after
+
+
+def test_many_at_once_are_each_by_itself_in_their_order(tokenizer: Any) -> None:
+    texts = [f"The {i}th cat sat on mat {i * i}." for i in range(TOGETHER + 7)] + [""]
+    assert all_tokens(tokenizer, texts) == [tokens(tokenizer, text) for text in texts]
+    records = [Completion(text, " Yes.") if i % 3 else Text(text) for i, text in enumerate(texts[:20])]
+    alone = [row for record in records for row in encode(record, tokenizer, length=24)[0]]
+    together = rows(records, tokenizer, length=24, pack=False)
+    assert [row["input_ids"] for row in together] == [row["input_ids"] for row in alone]
+    assert all_tokens(tokenizer, []) == []
 
 
 def test_truncation_keeps_the_end_of_the_prompt_and_says_so(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,7 +42,7 @@ def going_on(trie: Trie[Any], state: int) -> dict[int, int]:
     return {t: c for t, c in zip(tokens[0].tolist(), children[0].tolist(), strict=True) if c != DEAD}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(indexes, st.lists(paths, min_size=1, max_size=8))
 def test_steps_and_branches_are_those_of_a_dict_of_dicts(ids: list[list[int]], walks: list[list[int]]) -> None:
     trie, twin = Trie(dict(enumerate(ids))), nested(ids)
